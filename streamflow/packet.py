@@ -1,0 +1,333 @@
+"""Packets and payloads, and their bytes.
+
+A packet is an immutable payload that covers `[start, stop)` of stream time (int64 microseconds of
+the sensor's clock). A payload is one contiguous numpy array and a few words that say what it means;
+nothing is ever pickled. On the wire a packet is a fixed header, the payload's words as msgpack, and
+the array's bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, ClassVar, Generic, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import PacketError
+
+WIRE_VERSION = 1
+MAXIMUM_META = 3968  # bytes of payload description that fit a slot's first page
+
+EVENT = np.dtype(
+    {
+        "names": ["timestamp", "x", "y", "polarity"],
+        "formats": ["<i8", "<i2", "<i2", "i1"],
+        "offsets": [0, 8, 10, 12],
+        "itemsize": 16,
+    }
+)
+"""One event: timestamp (us), x, y (pixels, y grows downwards), polarity (0 OFF, 1 ON).
+
+The memory layout of dv-processing's event store, so its arrays pass untouched.
+"""
+
+SPIKE = np.dtype([("timestamp", "<i8"), ("unit", "<i8")])
+"""One spike: timestamp (us) and the index of the unit that fired."""
+
+Array = NDArray[Any]
+
+
+class Payload(msgspec.Struct, frozen=True, eq=False):
+    """What a packet carries: one contiguous array, and `words()` that say what it means.
+
+    A third party's payload subclasses this, names its fields with `array` first, and overrides
+    `words` and `from_wire` where more than the array must travel.
+    """
+
+    array: Array
+    name: ClassVar[str] = "payload"
+
+    def __len__(self) -> int:
+        """Items in the payload (events, samples, rows): the unit of the ledger."""
+        return int(self.array.shape[0]) if self.array.ndim else 1
+
+    def words(self) -> tuple[Any, ...]:
+        """What a reader must know besides the bytes: msgpack-able values."""
+        return (_format(self.array.dtype), self.array.shape)
+
+    @classmethod
+    def from_wire(cls, words: list[Any], raw: NDArray[np.uint8]) -> Payload:
+        """Rebuild the payload from its words and its bytes (a uint8 array; not copied)."""
+        return cls(_shape(raw, *words))
+
+
+class Events(Payload, frozen=True, eq=False):
+    """Camera events: `array` (n,) of `EVENT`, in time order; sensor width and height in pixels."""
+
+    width: int
+    height: int
+    name: ClassVar[str] = "events"
+
+    def words(self) -> tuple[Any, ...]:
+        return (self.width, self.height)
+
+    @classmethod
+    def from_wire(cls, words: list[Any], raw: NDArray[np.uint8]) -> Events:
+        width, height = words
+        if raw.size % 16 or not (0 < width <= 32767 and 0 < height <= 32767):
+            raise PacketError(f"{raw.size} bytes, sensor {width}x{height}: not events")
+        return cls(raw.view(EVENT), width, height)
+
+
+class Samples(Payload, frozen=True, eq=False):
+    """Audio: `array` (frames, channels) float32, `rate` (Hz), `first` sample's index in the stream."""
+
+    rate: int
+    first: int = 0
+    name: ClassVar[str] = "samples"
+
+    def words(self) -> tuple[Any, ...]:
+        return (*super().words(), self.rate, self.first)
+
+    @classmethod
+    def from_wire(cls, words: list[Any], raw: NDArray[np.uint8]) -> Samples:
+        *shape, rate, first = words
+        return cls(_shape(raw, *shape), rate, first)
+
+
+class Spikes(Payload, frozen=True, eq=False):
+    """Spikes: `array` (n,) of `SPIKE`, in time order; `units` is how many units there are."""
+
+    units: int
+    name: ClassVar[str] = "spikes"
+
+    def words(self) -> tuple[Any, ...]:
+        return (self.units,)
+
+    @classmethod
+    def from_wire(cls, words: list[Any], raw: NDArray[np.uint8]) -> Spikes:
+        if raw.size % SPIKE.itemsize:
+            raise PacketError(f"{raw.size} bytes are not spikes of {SPIKE.itemsize} bytes")
+        return cls(raw.view(SPIKE), words[0])
+
+
+class Tensor(Payload, frozen=True, eq=False):
+    """An array with named `axes` (one name per dimension) and `step` (us per step of axis 'time')."""
+
+    axes: tuple[str, ...]
+    step: int = 0
+    name: ClassVar[str] = "tensor"
+
+    def __len__(self) -> int:
+        return int(self.array.shape[0]) if self.axes[:1] == ("time",) else 1
+
+    def words(self) -> tuple[Any, ...]:
+        return (*super().words(), self.axes, self.step)
+
+    @classmethod
+    def from_wire(cls, words: list[Any], raw: NDArray[np.uint8]) -> Tensor:
+        *shape, axes, step = words
+        return cls(_shape(raw, *shape), tuple(axes), step)
+
+
+class Table(Payload, frozen=True, eq=False):
+    """Structured rows: `array` (n,) of any structured dtype (particles, decisions, scores)."""
+
+    name: ClassVar[str] = "table"
+
+
+class Text(Payload, frozen=True, eq=False):
+    """UTF-8 text: `array` (n,) uint8. Build with `Text.of`, read with `str`."""
+
+    name: ClassVar[str] = "text"
+
+    @classmethod
+    def of(cls, text: str) -> Text:
+        """The payload that holds `text`."""
+        return cls(np.frombuffer(text.encode(), np.uint8))
+
+    def __str__(self) -> str:
+        return self.array.tobytes().decode(errors="replace")
+
+    def __len__(self) -> int:
+        return 1
+
+
+P = TypeVar("P", bound=Payload, covariant=True)
+
+
+class Packet(msgspec.Struct, Generic[P], frozen=True, eq=False):
+    """A payload that covers `[start, stop)` of stream time.
+
+    `captured` is when the data was captured (CLOCK_MONOTONIC, ns); 0 lets the engine say.
+    """
+
+    start: int
+    stop: int
+    data: P
+    captured: int = 0
+
+
+def _format(dtype: np.dtype[Any]) -> Any:
+    """A dtype as msgpack-able words; object dtypes are refused."""
+    if dtype.hasobject:
+        raise PacketError(f"dtype {dtype} holds Python objects: only plain numbers travel")
+    if dtype.names is None:
+        return dtype.str
+    fields = dtype.fields or {}
+    return (
+        [
+            list(dtype.names),
+            [_format(fields[name][0]) for name in dtype.names],
+            [fields[name][1] for name in dtype.names],
+            dtype.itemsize,
+        ]
+        if dtype.subdtype is None
+        else [dtype.str]
+    )
+
+
+def _dtype(words: Any) -> np.dtype[Any]:
+    try:
+        if isinstance(words, str):
+            dtype = np.dtype(words)
+        else:
+            names, formats, offsets, itemsize = words
+            dtype = np.dtype(
+                {
+                    "names": list(names),
+                    "formats": [_dtype(f) for f in formats],
+                    "offsets": list(offsets),
+                    "itemsize": itemsize,
+                }
+            )
+    except (TypeError, ValueError, SyntaxError, RecursionError) as error:
+        raise PacketError(f"{words!r} is not a dtype: {error}") from error
+    if dtype.hasobject:
+        raise PacketError("a dtype with Python objects is refused")
+    return dtype
+
+
+_dtypes: dict[Any, np.dtype[Any]] = {}
+
+
+def _shape(raw: NDArray[np.uint8], format_words: Any, shape: list[int]) -> Array:
+    """The bytes `raw` as an array; PacketError when they do not fit."""
+    key = msgspec.msgpack.encode(format_words)
+    dtype = _dtypes.get(key)
+    if dtype is None:
+        dtype = _dtype(format_words)
+        if len(_dtypes) < 256:
+            _dtypes[key] = dtype
+    try:
+        count = 1
+        for length in shape:
+            if length < 0:
+                raise ValueError(f"negative length {length}")
+            count *= length
+        if count * dtype.itemsize != raw.size:
+            raise ValueError(f"{raw.size} bytes are not {shape} of {dtype}")
+        return raw.view(dtype).reshape(shape) if count else np.empty(shape, dtype)
+    except (TypeError, ValueError) as error:
+        raise PacketError(f"payload does not fit its description: {error}") from error
+
+
+# --- the wire ---------------------------------------------------------------------------------
+# magic, version, kind, generation, sequence, start, stop, captured, watermark, items, nbytes, slot,
+# meta length. Nothing in it assumes one host: `slot` is -1 where the payload travels in the frame.
+HEADER = struct.Struct("<2sBBIQqqqqQQiI")
+MAGIC = b"SF"
+DATA, TICK, END, HELLO, CREDIT, TICKED, ENDED = range(1, 8)
+
+_encode_words = msgspec.msgpack.Encoder().encode
+_decode_words = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+class Header(msgspec.Struct, frozen=True, gc=False):
+    """What a data message says before its payload. `slot` is -1 for a payload in the frame."""
+
+    kind: int
+    generation: int
+    sequence: int
+    start: int
+    stop: int
+    captured: int
+    watermark: int
+    items: int
+    nbytes: int
+    slot: int
+    meta: int
+
+
+def read_header(frame: bytes | memoryview) -> Header:
+    """The header at the start of `frame`; PacketError when it is not one of ours."""
+    try:
+        magic, version, *words = HEADER.unpack_from(frame)
+    except struct.error as error:
+        raise PacketError(f"{len(frame)} bytes are too short for a header") from error
+    if magic != MAGIC:
+        raise PacketError(f"not a streamflow message: it starts with {bytes(magic)!r}")
+    if version != WIRE_VERSION:
+        raise PacketError(f"wire version {version}; this build speaks {WIRE_VERSION}")
+    return Header(*words)
+
+
+def describe(payload: Payload) -> bytes:
+    """The payload's name and words as msgpack."""
+    meta = _encode_words((payload.name, *payload.words()))
+    if len(meta) > MAXIMUM_META:
+        raise PacketError(f"a payload description of {len(meta)} bytes; at most {MAXIMUM_META}")
+    return meta
+
+
+def rebuild(
+    payload_type: type[Payload], meta: bytes | memoryview, raw: NDArray[np.uint8]
+) -> Payload:
+    """The payload from its description and its bytes (a view: nothing is copied)."""
+    try:
+        name, *words = _decode_words(meta)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise PacketError(f"unreadable payload description: {error}") from error
+    if name != payload_type.name:
+        raise PacketError(f"got a payload {name!r} where {payload_type.name!r} is declared")
+    try:
+        return payload_type.from_wire(words, raw)
+    except PacketError:
+        raise
+    except (TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
+        raise PacketError(f"payload {name!r} does not fit its description: {error}") from error
+
+
+def payload_bytes(payload: Payload) -> NDArray[np.uint8]:
+    """The payload's array as flat uint8; copied only if it is not contiguous."""
+    array = np.ascontiguousarray(payload.array)
+    return array.reshape(-1).view(np.uint8) if array.size else np.empty(0, np.uint8)
+
+
+def encode(packet: Packet[Any]) -> bytes:
+    """The packet as one self-contained message."""
+    meta, raw = describe(packet.data), payload_bytes(packet.data)
+    head = HEADER.pack(
+        MAGIC, WIRE_VERSION, DATA, 0, 0, packet.start, packet.stop, packet.captured, packet.stop,
+        len(packet.data), raw.size, -1, len(meta),
+    )  # fmt: skip
+    return head + meta + raw.tobytes()
+
+
+def decode(message: bytes | memoryview, payload_type: type[P]) -> Packet[P]:
+    """The packet in `message`; PacketError for anything that `encode` did not make."""
+    header = read_header(message)
+    body = HEADER.size + header.meta
+    if header.kind != DATA or header.slot != -1 or len(message) != body + header.nbytes:
+        raise PacketError(
+            f"a message of {len(message)} bytes whose header declares kind {header.kind}, "
+            f"{header.meta} + {header.nbytes} bytes in slot {header.slot}"
+        )
+    if header.start > header.stop:
+        raise PacketError(f"a packet that stops ({header.stop}) before it starts ({header.start})")
+    view = memoryview(message)
+    raw = np.frombuffer(view[body:], np.uint8)
+    data = rebuild(payload_type, view[HEADER.size : body], raw)
+    return Packet(header.start, header.stop, data, header.captured)  # type: ignore[arg-type]  # rebuild returns payload_type
