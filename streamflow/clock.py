@@ -39,7 +39,7 @@ class Clock:
         return not self._stopped.is_set()
 
     def now(self) -> int:
-        """Stream time of a live source: microseconds since its first call, from the machine's clock."""
+        """Stream time of a live source: microseconds since its first call, by this machine."""
         now = time.monotonic_ns()
         if self._origin is None:
             self._origin = (0, now)

@@ -82,7 +82,7 @@ class Events(Payload, frozen=True, eq=False):
 
 
 class Samples(Payload, frozen=True, eq=False):
-    """Audio: `array` (frames, channels) float32, `rate` (Hz), `first` sample's index in the stream."""
+    """Audio: `array` (frames, channels) float32, `rate` (Hz), index of the `first` sample."""
 
     rate: int
     first: int = 0
@@ -114,7 +114,7 @@ class Spikes(Payload, frozen=True, eq=False):
 
 
 class Tensor(Payload, frozen=True, eq=False):
-    """An array with named `axes` (one name per dimension) and `step` (us per step of axis 'time')."""
+    """An array with named `axes` (one per dimension) and `step` (us per step of axis 'time')."""
 
     axes: tuple[str, ...]
     step: int = 0
@@ -176,7 +176,7 @@ def _format(dtype: np.dtype[Any]) -> Any:
         raise PacketError(f"dtype {dtype} holds Python objects: only plain numbers travel")
     if dtype.names is None:
         return dtype.str
-    fields = dtype.fields or {}
+    fields: Any = dtype.fields or {}
     return (
         [
             list(dtype.names),
