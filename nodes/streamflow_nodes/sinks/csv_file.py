@@ -1,0 +1,178 @@
+"""`csv_file`: rows as comma-separated text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamflow.errors import NodeError
+from streamflow.node import FilePath, In, Node, Settings
+from streamflow.packet import Packet, Table
+
+from ..files import RecordFile
+
+Rows = NDArray[Any]
+
+
+class CsvFileSettings(Settings, frozen=True, kw_only=True):
+    """Where to write, and which columns."""
+
+    path: FilePath
+    columns: list[str] = []
+    """Columns to write, in this order; empty for all. Named ones are in the file's first line even
+    if no row ever comes."""
+
+
+class CsvFile(Node[CsvFileSettings]):
+    r"""A text file with one line per row of any table, under a line with the columns' names.
+
+    Numbers are written so that reading them gives the same number again (the shortest such form),
+    truth values as 0 and 1, text as UTF-8; bytes that are not UTF-8 become `\xNN` and are counted.
+    A field that is itself an array or a record gives several columns: `position_0`, `position_1`,
+    `gate.low`. The file of an earlier run is replaced. Every packet's rows are in the file when
+    the packet has been handled; after a crash no row is repeated or lost, and on a full disk whole
+    lines remain.
+
+    Emits nothing. Keeps the length of the file.
+
+        results: {kind: csv_file, inputs: {rows: classify.particles}, settings: {path: rows.csv}}
+    """
+
+    rows = In(Table)
+    faults = ("text_not_utf8",)
+
+    def open(self) -> None:
+        columns = self.settings.columns
+        if repeated := sorted({name for name in columns if columns.count(name) > 1}):
+            raise NodeError(self.name, f"settings: columns names {repeated} twice; once is enough")
+        self._file = RecordFile(self.settings.path, self.name)
+        self._header = list(columns)
+        self._is_headed = False
+        self._dtype: np.dtype[Any] | None = None
+        self._paths: list[Path] = []
+        self._written = 0
+
+    def on_rows(self, packet: Packet[Table]) -> None:
+        rows = packet.data.array
+        # numpy takes None for float64 in a comparison of dtypes
+        if self._dtype is None or rows.dtype != self._dtype:
+            self._take_columns(rows.dtype)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if not self._is_headed:
+            writer.writerow(self._header)
+        columns = [self._cells(_column(rows, path)) for path in self._paths]
+        writer.writerows(zip(*columns, strict=True))
+        self._file.append(text.getvalue().encode())
+        self._is_headed = True
+        self._written += len(rows)
+
+    def finish(self) -> None:
+        if self._is_headed:
+            return
+        text = io.StringIO()
+        if self._header:
+            csv.writer(text, lineterminator="\n").writerow(self._header)
+        self._file.append(text.getvalue().encode())
+
+    def close(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    def snapshot(self) -> dict[str, Any]:
+        return {
+            "length": self._file.length,
+            "rows": self._written,
+            "header": "\n".join(self._header),
+            "is_headed": self._is_headed,
+            "text_not_utf8": self.fault_counts["text_not_utf8"],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._file.restore(int(state["length"]))
+        self._written = int(state["rows"])
+        self._header = state["header"].split("\n") if state["header"] else []
+        self._is_headed = bool(state["is_headed"])
+        self.fault_counts["text_not_utf8"] = int(state["text_not_utf8"])
+
+    def results(self) -> dict[str, Any]:
+        return {"path": self.settings.path, "rows": self._written, "bytes": self._file.length}
+
+    def _take_columns(self, dtype: np.dtype[Any]) -> None:
+        """Prepare to write rows of `dtype`; they must have the columns of the file."""
+        if dtype.names is None:
+            raise NodeError(
+                self.name,
+                f"rows without named fields ({dtype}); expected a structured table",
+                kind="csv_file",
+            )
+        leaves = dict(_leaves(dtype))
+        wanted = self._header or list(leaves)
+        if missing := [name for name in wanted if name not in leaves]:
+            raise NodeError(
+                self.name,
+                f"rows without the columns {missing} that the file has; they have {list(leaves)}; "
+                "correct the setting 'columns' or connect a table that has them",
+                kind="csv_file",
+            )
+        if not self.settings.columns and (new := [name for name in leaves if name not in wanted]):
+            raise NodeError(
+                self.name,
+                f"the columns {new} appeared after the file was begun with {wanted}; a file has "
+                "one set of columns: name those you want in the setting 'columns'",
+                kind="csv_file",
+            )
+        self._dtype, self._header = dtype, wanted
+        self._paths = [leaves[name] for name in wanted]
+
+    def _cells(self, values: Rows) -> list[Any]:
+        """One column as what `csv` writes with nothing lost."""
+        match values.dtype.kind:
+            case "S":
+                return [self._text(cell) for cell in values.tolist()]
+            case "b":
+                return [int(cell) for cell in values.tolist()]
+            case "V":
+                return [bytes(cell).hex() for cell in values]
+            case "f" if values.dtype.itemsize != 8:
+                # a float32 written as a float64 would show digits that it does not have
+                return [str(cell) for cell in values]
+            case "i" | "u" | "f" | "U":
+                return list(values.tolist())
+            case _:
+                return [str(cell) for cell in values]
+
+    def _text(self, cell: bytes) -> str:
+        try:
+            return cell.decode()
+        except UnicodeDecodeError:
+            self.count_fault("text_not_utf8")
+            return cell.decode(errors="backslashreplace")
+
+
+Path = tuple[Any, ...]
+
+
+def _leaves(dtype: np.dtype[Any], name: str = "", path: Path = ()) -> Iterator[tuple[str, Path]]:
+    """Every plain column in `dtype`: its name, and the indices that take it out of the rows."""
+    if dtype.names is not None:
+        for field in dtype.names:
+            yield from _leaves(dtype[field], f"{name}.{field}" if name else field, (*path, field))
+    elif dtype.subdtype is not None:
+        for at in np.ndindex(dtype.shape):
+            label = "_".join(map(str, (name, *at)))
+            yield from _leaves(dtype.base, label, (*path, (slice(None), *at)))
+    else:
+        yield name, path
+
+
+def _column(rows: Rows, path: Path) -> Rows:
+    """The plain column of `rows` that `_leaves` named."""
+    for step in path:
+        rows = rows[step]
+    return rows
