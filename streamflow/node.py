@@ -242,3 +242,35 @@ def _check_annotation(cls: type[Node[Any]], handler: Any, port: In[Any]) -> None
             f"{cls.__name__}: input {port.name!r} carries {port.payload.__name__}, "
             f"but on_{port.name} is annotated with {text}"
         )
+
+
+def check_emission(node: Node[Any], emission: Emission, watermark: int) -> None:
+    """NodeError when an emission breaks what consumers rely on.
+
+    `watermark` is the stream time that the node has let pass on that port.
+    """
+    port, packet = type(node).outputs.get(emission.port), emission.packet
+    kind = kind_of(type(node))
+    if port is None:
+        raise NodeError(
+            node.name, f"emitted on {emission.port!r}, not one of its outputs", kind=kind
+        )
+    if type(packet.data) is not port.payload:
+        found, declared = type(packet.data).__name__, port.payload.__name__
+        raise NodeError(
+            node.name, f"emitted {found} on {port.name!r}, which declares {declared}", kind=kind
+        )
+    if packet.stop < packet.start:
+        raise NodeError(
+            node.name,
+            f"emitted a packet that stops ({packet.stop}) before {packet.start}",
+            kind=kind,
+        )
+    if packet.start < watermark:
+        raise NodeError(
+            node.name,
+            f"emitted a packet on {port.name!r} that starts at {packet.start}, before stream time "
+            f"{watermark} which it had let pass: keep packets in order, and set holds_from while "
+            "something older is held back",
+            kind=kind,
+        )

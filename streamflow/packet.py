@@ -235,21 +235,18 @@ def _shape(raw: NDArray[np.uint8], format_words: Any, shape: list[int]) -> Array
 
 
 # --- the wire ---------------------------------------------------------------------------------
-# magic, version, kind, generation, sequence, start, stop, captured, watermark, items, nbytes, slot,
-# meta length. Nothing in it assumes one host: `slot` is -1 where the payload travels in the frame.
-HEADER = struct.Struct("<2sBBIQqqqqQQiI")
-MAGIC = b"SF"
+# Every message starts with magic, version and kind. A data message goes on with sequence, start,
+# stop, captured, watermark, items, nbytes, slot and meta length, then the payload's description,
+# then the payload itself unless it lies in a slot of shared memory (slot -1: it is in the frame).
+# Nothing in it assumes one host.
+PREFIX = b"SF" + bytes([WIRE_VERSION])
 DATA, TICK, END, HELLO, CREDIT, TICKED, ENDED = range(1, 8)
-
-_encode_words = msgspec.msgpack.Encoder().encode
-_decode_words = msgspec.msgpack.Decoder(list[Any]).decode
+HEADER = struct.Struct("<2sBBQqqqqQQiI")
 
 
 class Header(msgspec.Struct, frozen=True, gc=False):
     """What a data message says before its payload. `slot` is -1 for a payload in the frame."""
 
-    kind: int
-    generation: int
     sequence: int
     start: int
     stop: int
@@ -261,17 +258,45 @@ class Header(msgspec.Struct, frozen=True, gc=False):
     meta: int
 
 
+_encode_words = msgspec.msgpack.Encoder().encode
+_decode_words = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+def kind_of(frame: bytes | memoryview) -> int:
+    """The kind of message; PacketError when it is not one of ours."""
+    if frame[:3] != PREFIX or len(frame) < 4:
+        if frame[:2] == PREFIX[:2] and len(frame) > 2:
+            raise PacketError(f"wire version {frame[2]}; this build speaks {WIRE_VERSION}")
+        raise PacketError(f"not a streamflow message: it starts with {bytes(frame[:4])!r}")
+    return frame[3]
+
+
 def read_header(frame: bytes | memoryview) -> Header:
-    """The header at the start of `frame`; PacketError when it is not one of ours."""
+    """The header of a data message; PacketError when it is not one or does not add up."""
+    if kind_of(frame) != DATA:
+        raise PacketError(f"message kind {frame[3]} where data was expected")
     try:
-        magic, version, *words = HEADER.unpack_from(frame)
+        header = Header(*HEADER.unpack_from(frame)[3:])
     except struct.error as error:
         raise PacketError(f"{len(frame)} bytes are too short for a header") from error
-    if magic != MAGIC:
-        raise PacketError(f"not a streamflow message: it starts with {bytes(magic)!r}")
-    if version != WIRE_VERSION:
-        raise PacketError(f"wire version {version}; this build speaks {WIRE_VERSION}")
-    return Header(*words)
+    body = HEADER.size + header.meta + (header.nbytes if header.slot == -1 else 0)
+    if len(frame) != body or header.slot < -1 or header.meta > MAXIMUM_META:
+        raise PacketError(
+            f"a message of {len(frame)} bytes whose header declares {header.meta} + "
+            f"{header.nbytes} bytes in slot {header.slot}"
+        )
+    if header.start > header.stop:
+        raise PacketError(f"a packet that stops ({header.stop}) before it starts ({header.start})")
+    return header
+
+
+def data_frame(header: Header, meta: bytes, payload: bytes = b"") -> bytes:
+    """A data message. The payload is left out where `header.slot` says where it lies."""
+    words = (
+        header.sequence, header.start, header.stop, header.captured, header.watermark,
+        header.items, header.nbytes, header.slot, header.meta,
+    )  # fmt: skip
+    return HEADER.pack(b"SF", WIRE_VERSION, DATA, *words) + meta + payload
 
 
 def describe(payload: Payload) -> bytes:
@@ -309,25 +334,30 @@ def payload_bytes(payload: Payload) -> NDArray[np.uint8]:
 def encode(packet: Packet[Any]) -> bytes:
     """The packet as one self-contained message."""
     meta, raw = describe(packet.data), payload_bytes(packet.data)
-    head = HEADER.pack(
-        MAGIC, WIRE_VERSION, DATA, 0, 0, packet.start, packet.stop, packet.captured, packet.stop,
+    header = Header(
+        0, packet.start, packet.stop, packet.captured, packet.stop,
         len(packet.data), raw.size, -1, len(meta),
     )  # fmt: skip
-    return head + meta + raw.tobytes()
+    return data_frame(header, meta, raw.tobytes())
 
 
 def decode(message: bytes | memoryview, payload_type: type[P]) -> Packet[P]:
     """The packet in `message`; PacketError for anything that `encode` did not make."""
     header = read_header(message)
+    if header.slot != -1:
+        raise PacketError(f"the payload lies in slot {header.slot} of a memory that is not here")
+    return packet_of(header, message, payload_type)
+
+
+def packet_of(
+    header: Header, frame: bytes | memoryview, payload_type: type[P], raw: Any = None
+) -> Packet[P]:
+    """The packet of a data message; `raw` is its payload where that is not in the frame."""
     body = HEADER.size + header.meta
-    if header.kind != DATA or header.slot != -1 or len(message) != body + header.nbytes:
-        raise PacketError(
-            f"a message of {len(message)} bytes whose header declares kind {header.kind}, "
-            f"{header.meta} + {header.nbytes} bytes in slot {header.slot}"
-        )
-    if header.start > header.stop:
-        raise PacketError(f"a packet that stops ({header.stop}) before it starts ({header.start})")
-    view = memoryview(message)
-    raw = np.frombuffer(view[body:], np.uint8)
-    data = rebuild(payload_type, view[HEADER.size : body], raw)
+    if raw is None:
+        raw = np.frombuffer(frame, np.uint8, offset=body) if header.nbytes else _NOTHING
+    data = rebuild(payload_type, memoryview(frame)[HEADER.size : body], raw)
     return Packet(header.start, header.stop, data, header.captured)  # type: ignore[arg-type]  # rebuild returns payload_type
+
+
+_NOTHING = np.empty(0, np.uint8)

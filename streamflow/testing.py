@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from .compilation import no_compilation
 from .edge import ENDED, NEVER, InputOrder
 from .errors import NodeError
-from .node import Emission, Node
+from .node import Emission, Node, check_emission
 from .packet import EVENT, Events, Packet, Table
 
 
@@ -120,13 +120,8 @@ class _Contract:
             self._watermarks[port] = max(self._watermarks[port], mark)
 
     def _check(self, emission: Emission) -> None:
-        node, packet = self.node, emission.packet
-        port = type(node).outputs.get(emission.port)
-        if port is None:
-            raise NodeError(node.name, f"emitted on {emission.port!r}, which it does not declare")
-        if type(packet.data) is not port.payload:
-            raise NodeError(node.name, f"emitted {type(packet.data).__name__} on {port.name!r}")
-        check_span(node.name, emission, self._watermarks[emission.port])
+        packet = emission.packet
+        check_emission(self.node, emission, self._watermarks.get(emission.port, NEVER))
         self._watermarks[emission.port] = packet.start
         array = packet.data.array
         self._yielded.append((emission.port, array, array.copy()))
@@ -140,49 +135,6 @@ class _Contract:
                     self.node.name,
                     f"an array yielded on {port!r} changed afterwards: yield a copy, or a loan",
                 )
-
-
-def check_span(node: str, emission: Emission, watermark: int) -> None:
-    """NodeError when a packet breaks the order that consumers rely on."""
-    packet = emission.packet
-    if packet.stop < packet.start:
-        raise NodeError(node, f"emitted a packet that stops ({packet.stop}) before {packet.start}")
-    if packet.start < watermark:
-        raise NodeError(
-            node,
-            f"emitted a packet on {emission.port!r} that starts at {packet.start}, before stream "
-            f"time {watermark} which it had let pass: keep packets in order, and set holds_from "
-            "while something older is held back",
-        )
-
-
-class no_compilation:
-    """While active, a Numba kernel called with new argument types raises instead of compiling."""
-
-    def __enter__(self) -> None:
-        self._kernels = [kernel for kernel in kernels_loaded() if kernel._can_compile]
-        for kernel in self._kernels:
-            kernel.disable_compile()
-
-    def __exit__(self, *_: object) -> None:
-        for kernel in self._kernels:
-            kernel.disable_compile(False)
-
-
-def kernels_loaded() -> Iterator[Any]:
-    """Every Numba kernel of the modules that node packages have loaded."""
-    if "numba" not in sys.modules:
-        return
-    from numba.core.dispatcher import Dispatcher
-
-    seen: set[int] = set()
-    for name, module in list(sys.modules.items()):
-        if name.startswith(("numba.", "llvmlite.")) or module is None:
-            continue
-        for value in list(vars(module).values()):
-            if isinstance(value, Dispatcher) and id(value) not in seen:
-                seen.add(id(value))
-                yield value
 
 
 def events(
@@ -221,6 +173,4 @@ def table(rows: np.ndarray[Any, Any], start: int, stop: int) -> Packet[Table]:
     return Packet(start, stop, Table(rows))
 
 
-__all__ = [
-    "Driven", "cut", "drive", "events", "kernels_loaded", "no_compilation", "table",
-]  # fmt: skip
+__all__ = ["Driven", "cut", "drive", "events", "table"]  # fmt: skip

@@ -1,0 +1,36 @@
+"""Forbids Numba to compile while data flows: an unforeseen type is an error, not a stall."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+
+class no_compilation:
+    """While active, a Numba kernel called with new argument types raises instead of compiling."""
+
+    def __enter__(self) -> None:
+        self._kernels = [kernel for kernel in kernels_loaded() if kernel._can_compile]
+        for kernel in self._kernels:
+            kernel.disable_compile()
+
+    def __exit__(self, *_: object) -> None:
+        for kernel in self._kernels:
+            kernel.disable_compile(False)
+
+
+def kernels_loaded() -> Iterator[Any]:
+    """Every Numba kernel of the modules that node packages have loaded."""
+    if "numba" not in sys.modules:
+        return
+    from numba.core.dispatcher import Dispatcher
+
+    seen: set[int] = set()
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("numba.", "llvmlite.")) or module is None:
+            continue
+        for value in list(vars(module).values()):
+            if isinstance(value, Dispatcher) and id(value) not in seen:
+                seen.add(id(value))
+                yield value

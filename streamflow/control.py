@@ -1,0 +1,109 @@
+"""Messages between the supervisor and its processes, over Unix sockets.
+
+A message is a length and a msgpack map; descriptors travel beside it (SCM_RIGHTS). Every process of
+a run holds one such connection, and its end is the sign that the supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from .errors import TransportError
+
+PROTOCOL = 1  # of these messages; an interpreter with another streamflow must speak the same
+MAXIMUM_MESSAGE = 16 << 20
+_FDS_AT_ONCE = 64  # the kernel takes 253
+_LENGTH = struct.Struct("<II")  # bytes of the message, descriptors that belong to it
+
+Message = dict[str, Any]
+
+
+class Control:
+    """One end of a control connection. Reads never block; writes do, they are small."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(True)
+        self.socket = connection
+        self.open = True
+        self._buffer = bytearray()
+        self._fds: deque[int] = deque()
+
+    @classmethod
+    def connect(cls, path: str) -> Control:
+        """Connect to the supervisor's socket."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(path)
+        return cls(connection)
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self.socket.fileno()
+
+    def send(self, operation: str, fds: Sequence[int] = (), **words: Any) -> bool:
+        """Send one message; False when the other end is gone."""
+        body = msgspec.msgpack.encode({"op": operation, **words})
+        data = memoryview(_LENGTH.pack(len(body), len(fds)) + body)
+        try:
+            rest = list(fds)
+            while rest:
+                sent = socket.send_fds(self.socket, [data[:1]], rest[:_FDS_AT_ONCE])
+                rest, data = rest[_FDS_AT_ONCE:], data[sent:]
+            self.socket.sendall(data)
+        except OSError:
+            self.open = False
+        return self.open
+
+    def receive(self) -> list[Message]:
+        """Every message that has arrived; a message's descriptors are under "fds"."""
+        while self.open:
+            try:
+                data, fds, _flags, _address = socket.recv_fds(
+                    self.socket, 1 << 16, _FDS_AT_ONCE, socket.MSG_DONTWAIT
+                )
+            except BlockingIOError:
+                break
+            except OSError:
+                self.open = False
+                break
+            self._fds.extend(fds)
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            if not data:
+                self.open = False
+            self._buffer += data
+        messages = []
+        while len(self._buffer) >= _LENGTH.size:
+            length, count = _LENGTH.unpack_from(self._buffer)
+            if length > MAXIMUM_MESSAGE:
+                self.open = False
+                raise TransportError(f"a control message of {length} bytes: not one of ours")
+            if len(self._buffer) < _LENGTH.size + length:
+                break
+            body = bytes(self._buffer[_LENGTH.size : _LENGTH.size + length])
+            del self._buffer[: _LENGTH.size + length]
+            message: Message = msgspec.msgpack.decode(body)
+            message["fds"] = [self._fds.popleft() for _ in range(count)]
+            messages.append(message)
+        return messages
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.open = False
+        with contextlib.suppress(OSError):
+            self.socket.close()
+
+
+def peer_is_me(connection: socket.socket) -> bool:
+    """Whether the process at the other end belongs to the same user."""
+    _pid, uid, _gid = struct.unpack(
+        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    )
+    return bool(uid == os.getuid())

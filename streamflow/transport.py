@@ -1,0 +1,622 @@
+"""Moves packets between processes. The only module that imports zmq.
+
+One edge between two processes of a host is one ZeroMQ ipc connection (DEALER to DEALER) for headers
+and credits, and the producer's shared-memory segment for payloads. A connection belongs to one pair
+of process incarnations: when either end dies, its successor gets a new endpoint, so nothing stale
+can arrive. What ZeroMQ's own queues would hold is bounded by credits, never by high-water marks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import struct
+from collections import deque
+from collections.abc import Collection, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from .edge import NEVER, Policy, Receiver, Sender, Slots
+from .errors import PacketError, TransportError
+from .memory import Segment, SlotHead
+from .packet import (
+    CREDIT,
+    DATA,
+    END,
+    ENDED,
+    HEADER,
+    HELLO,
+    PREFIX,
+    TICK,
+    TICKED,
+    WIRE_VERSION,
+    Array,
+    Header,
+    Packet,
+    Payload,
+    data_frame,
+    describe,
+    kind_of,
+    packet_of,
+    payload_bytes,
+    read_header,
+)
+
+MAXIMUM_FRAME = 8 << 20  # bytes; larger frames close the connection (a hostile or broken peer)
+_IPC_PATH = 107  # bytes of a Unix socket's path, less the final zero
+
+_TICK = struct.Struct("<qQQ")
+_MARK = {kind: PREFIX + bytes([kind]) for kind in (TICK, END, HELLO, CREDIT, TICKED, ENDED)}
+
+
+# --- the runtime directory ----------------------------------------------------------------------
+
+
+def runtime_directory() -> Path:
+    """Where runs keep their sockets: private to the user, made if it is not there."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    path = Path(base, "streamflow") if base else Path(f"/tmp/streamflow-{os.getuid()}")
+    path.mkdir(mode=0o700, parents=False, exist_ok=True)
+    status = path.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise TransportError(
+            f"{path} belongs to user {status.st_uid} with mode {status.st_mode & 0o777:o}; "
+            "it must be yours with mode 700: remove it, or set XDG_RUNTIME_DIR"
+        )
+    return path
+
+
+class RunDirectory:
+    """The folder of one run, with its lock held while the run lives."""
+
+    def __init__(self, identity: str) -> None:
+        self.path = runtime_directory() / identity
+        endpoint_path(self.path, "e99999.999999")  # fail now, with a clear message
+        self.path.mkdir(mode=0o700)
+        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def remove(self) -> None:
+        """Delete the folder and everything in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def leftovers() -> list[Path]:
+    """Folders of runs that died without cleaning up (their lock is free)."""
+    found = []
+    for path in sorted(runtime_directory().iterdir()):
+        try:
+            lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue  # being made or being removed this moment
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found.append(path)
+        except OSError:
+            pass  # its supervisor lives
+        finally:
+            os.close(lock)
+    return found
+
+
+def endpoint_path(directory: Path, name: str) -> Path:
+    """A socket's path, checked against the kernel's limit."""
+    path = directory / name
+    if len(os.fsencode(path)) > _IPC_PATH:
+        raise TransportError(
+            f"{path} has {len(os.fsencode(path))} bytes; a Unix socket's path has at most "
+            f"{_IPC_PATH}: set XDG_RUNTIME_DIR to a shorter path"
+        )
+    return path
+
+
+# --- channels -----------------------------------------------------------------------------------
+
+
+class Context:
+    """The process's ZeroMQ context: made after the fork, closed without waiting."""
+
+    def __init__(self) -> None:
+        self._context = zmq.Context(io_threads=1)
+
+    def channel(self) -> Channel:
+        """A new channel."""
+        return Channel(self._context.socket(zmq.DEALER))
+
+    def close(self) -> None:
+        """Close everything at once."""
+        self._context.destroy(linger=0)
+
+
+class Channel:
+    """One connection of an edge. Never blocks: bounded by credits, not by ZeroMQ."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, 0)
+        socket.setsockopt(zmq.RCVHWM, 0)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAXIMUM_FRAME)
+        socket.setsockopt(zmq.RECONNECT_IVL, 5)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
+        self.socket = socket
+        self._lock = -1
+
+    def bind(self, path: Path) -> None:
+        """Listen at `path`. A second listener is refused (ZeroMQ alone would steal the path)."""
+        self._lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TransportError(f"{path} is already listened to by another process") from error
+        mask = os.umask(0o077)
+        try:
+            self.socket.bind(f"ipc://{path}")
+        except zmq.ZMQError as error:
+            raise TransportError(f"cannot listen at {path}: {error}") from error
+        finally:
+            os.umask(mask)
+
+    def connect(self, path: Path) -> None:
+        """Connect to the listener at `path`, as soon as it is there."""
+        self.socket.connect(f"ipc://{path}")
+
+    def send(self, frame: bytes) -> bool:
+        """Hand a frame to ZeroMQ; False when there is no peer."""
+        try:
+            self.socket.send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> bytes | None:
+        """The next frame, or None."""
+        try:
+            frame = self.socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        if self.socket.getsockopt(zmq.RCVMORE):
+            while self.socket.getsockopt(zmq.RCVMORE):
+                self.socket.recv()
+            raise PacketError("a message of several frames; every message is one")
+        return frame
+
+    def close(self) -> None:
+        """Close at once; what was not sent is gone (the edge sends it again)."""
+        self.socket.close(linger=0)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+class Poll:
+    """Waits for channels and descriptors."""
+
+    def __init__(self) -> None:
+        self._poller = zmq.Poller()
+        self._keys: dict[Any, Any] = {}
+
+    def add(self, what: Channel | int, key: Any) -> None:
+        """Watch a channel or a descriptor; `key` comes back when it is readable."""
+        where = what.socket if isinstance(what, Channel) else what
+        self._poller.register(where, zmq.POLLIN)
+        self._keys[where] = key
+
+    def remove(self, what: Channel | int) -> None:
+        """Stop watching."""
+        where = what.socket if isinstance(what, Channel) else what
+        self._poller.unregister(where)
+        del self._keys[where]
+
+    def wait(self, milliseconds: int | None) -> list[Any]:
+        """The keys of what is readable, after at most `milliseconds` (None: for ever)."""
+        return [self._keys[where] for where, _ in self._poller.poll(milliseconds)]
+
+
+# --- the producer's end -------------------------------------------------------------------------
+
+
+class Entry(msgspec.Struct, gc=False):
+    """A published packet: where it lies, and the message that announces it."""
+
+    slot: int
+    frame: bytes
+    items: int
+    watermark: int
+
+
+class OutLink:
+    """One edge at its producer: a `Sender` and the connection it speaks through."""
+
+    def __init__(self, policy: Policy, capacity: int, window: int) -> None:
+        self.bit = 0  # in the slots' holder masks; the output says
+        self.sender = Sender(policy, capacity, window)
+        self.channel: Channel | None = None
+        self.ending = self.ended = self.end_sent = False
+        self.recovering = False
+        self.bytes = 0
+        self.watermark = self._ticked = NEVER
+        self._tick_out = False
+
+    def attach(self, channel: Channel) -> None:
+        """A new connection was made; the consumer will say HELLO."""
+        self.channel = channel
+        self._tick_out = self.end_sent = self.ended = False
+        self._ticked = NEVER
+
+    def detach(self) -> Channel | None:
+        """The consumer is gone: close the connection, keep what it had not acknowledged."""
+        channel, self.channel = self.channel, None
+        self.sender.disconnect()
+        if channel is not None:
+            channel.close()
+        return channel
+
+    def pump(self, output: Output) -> None:
+        """Send what may be sent: packets, then the watermark, then the end of the stream."""
+        sender, channel = self.sender, self.channel
+        if channel is None or not sender.connected:
+            return
+        while (sequence := sender.take()) is not None:
+            entry = output.entries[sequence]
+            if not channel.send(entry.frame):
+                sender.disconnect()  # the supervisor will tell of the death behind it
+                return
+            if entry.watermark > self._ticked:
+                self._ticked = entry.watermark  # the packet carried it
+        if sender.waiting or sender.again:
+            return
+        if self.ending:
+            if not self.end_sent:
+                body = _TICK.pack(self.watermark, output.sequence, sender.dropped)
+                self.end_sent = channel.send(_MARK[END] + body)
+        elif self.watermark > self._ticked and not self._tick_out:
+            self._tick_out = channel.send(_MARK[TICK] + _TICK.pack(self.watermark, 0, 0))
+            self._ticked = self.watermark
+
+    def receive(self, output: Output) -> None:
+        """Take in credits and greetings, then send what they allow."""
+        channel = self.channel
+        while channel is not None and (frame := channel.receive()) is not None:
+            kind = kind_of(frame)
+            if kind == CREDIT:
+                sequences = memoryview(frame)[4:].tobytes()
+                count = len(sequences) // 8
+                output.release(
+                    self, self.sender.acknowledge(struct.unpack(f"<{count}Q", sequences))
+                )
+            elif kind == TICKED:
+                self._tick_out = False
+            elif kind == ENDED:
+                self.ended = True
+            elif kind == HELLO:
+                self._greeted(output, msgspec.msgpack.decode(frame[4:], type=Hello))
+            else:
+                raise PacketError(f"message kind {kind} at a producer")
+        self.pump(output)
+
+    def _greeted(self, output: Output, hello: Hello) -> None:
+        done = self.sender.connect(
+            hello.window, hello.received_through, hello.handled_through, hello.held
+        )
+        output.release(self, done)
+        if self.recovering:
+            self.sender.reconcile(hello.handled, hello.handled_items, hello.held)
+            self.recovering = False
+        self.ended = self.end_sent = hello.ended
+
+    @property
+    def closed(self) -> bool:
+        """Everything was acknowledged, the end of the stream too."""
+        return self.ended and self.sender.settled
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True):
+    """What a consumer says first: where it stands."""
+
+    version: int
+    window: int
+    received_through: int
+    handled_through: int
+    handled: int
+    handled_items: int
+    held: tuple[int, ...]
+    ended: bool
+
+
+class Output:
+    """One output port with its edges to other processes, and the memory behind them."""
+
+    def __init__(self, segment: Segment, links: list[OutLink], inline_bytes: int) -> None:
+        self.segment, self.links, self.inline_bytes = segment, links, inline_bytes
+        self.slots = Slots(segment.slots)
+        self.entries: dict[int, Entry] = {}
+        self.sequence = self.items = 0
+        self._staged: list[tuple[int, SlotHead, bytes, NDArray[np.uint8]]] = []
+        self._prepared: list[int] = []
+        self._loan = -1
+        self._everyone = (1 << len(links)) - 1
+        self._published = 0
+        for bit, link in enumerate(links):
+            link.bit = bit
+
+    def recover(self, sequence: int, items: int, dropped: list[tuple[int, int]]) -> None:
+        """Take over from a dead predecessor whose last commit had made `sequence` packets.
+
+        `dropped` has (packets, items) per edge. What the predecessor had published stays published:
+        a packet that a handler makes once more is known by its number and not sent again.
+        """
+        self.sequence, self.items = sequence, items
+        self._published, published_items = max(self.segment.published, (sequence, items))
+        unacknowledged: list[list[tuple[int, int]]] = [[] for _ in self.links]
+        for slot in range(self.segment.slots):
+            head, meta = self.segment.read_head(slot)
+            if head.holders == 0:
+                continue
+            if head.sequence > self._published:
+                self.segment.set_holders(slot, 0)  # written, never seen by anyone
+                continue
+            self.slots.hold(slot, head.holders)
+            frame = self._frame(slot, head, meta)
+            self.entries[head.sequence] = Entry(slot, frame, head.items, head.watermark)
+            for link in self.links:
+                if head.holders >> link.bit & 1:
+                    unacknowledged[link.bit].append((head.sequence, head.items))
+        for link in self.links:
+            sender = link.sender
+            sender.produced, sender.produced_items = self._published, published_items
+            sender.dropped, sender.dropped_items = dropped[link.bit]
+            sender.recover(unacknowledged[link.bit])
+            link.recovering = True
+
+    def _frame(self, slot: int, head: SlotHead, meta: bytes) -> bytes:
+        """The message that announces what a slot holds."""
+        inline = head.nbytes <= self.inline_bytes
+        header = Header(
+            head.sequence, head.start, head.stop, head.captured, head.watermark, head.items,
+            head.nbytes, -1 if inline else slot, head.meta,
+        )  # fmt: skip
+        payload = self.segment.payload(slot, head.nbytes).tobytes() if inline else b""
+        return data_frame(header, meta, payload)
+
+    def room(self) -> bool:
+        """Whether a packet may be staged: each lossless edge has room, and a slot is free."""
+        staged = len(self._staged)
+        for link in self.links:
+            if not link.sender.room(staged):
+                return False
+        return self.slots.free > 0 or self._loan >= 0
+
+    def loan(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array in the next packet's slot."""
+        if self._loan < 0:
+            self._loan = self.slots.acquire(self._everyone)
+        return self.segment.loan(self._loan, shape, dtype)
+
+    def stage(self, packet: Packet[Any]) -> None:
+        """Write a packet's payload to shared memory. `prepare` and `publish` make it visible."""
+        data = packet.data
+        items = len(data)
+        self.sequence += 1
+        self.items += items
+        if self.sequence <= self._published:
+            return  # made again after a crash: it is on its way already
+        raw, meta = payload_bytes(data), describe(data)
+        nbytes = raw.size
+        if nbytes > self.segment.slot_size:
+            raise TransportError(
+                f"a packet of {nbytes} bytes; the edge takes {self.segment.slot_size}: "
+                "set max_packet (bytes) on the edge, or send smaller packets"
+            )
+        slot, self._loan = self._loan, -1
+        if slot < 0:
+            slot = self.slots.acquire(self._everyone)
+            self.segment.payload(slot, nbytes)[:] = raw
+        elif raw.__array_interface__["data"][0] != self.segment.address(slot):
+            self.segment.payload(slot, nbytes)[:] = raw  # the loan is not what came back
+        head = SlotHead(
+            self._everyone, self.sequence, packet.start, packet.stop, packet.captured, packet.start,
+            items, nbytes, len(meta),
+        )  # fmt: skip
+        self._staged.append((slot, head, meta, raw))
+
+    def prepare(self, watermark: int) -> None:
+        """Describe what was staged, so that a successor finds it; the last one carries the mark."""
+        staged = self._staged
+        for index in range(len(self._prepared), len(staged)):
+            slot, head, meta, raw = staged[index]
+            mark = watermark if index == len(staged) - 1 else head.start
+            inline = head.nbytes <= self.inline_bytes
+            # spelt out rather than through Header and SlotHead: this is the hot path
+            frame = HEADER.pack(
+                b"SF", WIRE_VERSION, DATA, head.sequence, head.start, head.stop, head.captured,
+                mark, head.items, head.nbytes, -1 if inline else slot, head.meta,
+            )  # fmt: skip
+            self.segment.write_head(slot, head, mark, meta)
+            frame = frame + meta + raw.tobytes() if inline else frame + meta
+            self.entries[head.sequence] = Entry(slot, frame, head.items, mark)
+            self._prepared.append(head.sequence)
+
+    def publish(self) -> None:
+        """Hand what was prepared to the edges."""
+        if not self._prepared:
+            return
+        self._published = self._prepared[-1]
+        self.segment.publish(self._published, self.items)
+        for sequence in self._prepared:
+            entry = self.entries[sequence]
+            for link in self.links:
+                link.bytes += len(entry.frame)
+                dropped = link.sender.offer(sequence, entry.items)
+                if dropped:
+                    self.release(link, dropped)
+        self._prepared.clear()
+        self._staged.clear()
+        for link in self.links:
+            link.pump(self)
+
+    def release(self, link: OutLink, sequences: Collection[int]) -> None:
+        """An edge is done with these packets; free the slots that nobody holds any more."""
+        for sequence in sequences:
+            slot = self.entries[sequence].slot
+            left = self.slots.release(slot, link.bit)
+            self.segment.set_holders(slot, left)
+            if not left:
+                del self.entries[sequence]
+
+    def tick(self, watermark: int) -> None:
+        """Stream time has advanced, with or without packets."""
+        for link in self.links:
+            if watermark > link.watermark:
+                link.watermark = watermark
+                link.pump(self)
+
+    def end(self) -> None:
+        """The stream has ended."""
+        for link in self.links:
+            link.ending = True
+            link.pump(self)
+
+    @property
+    def closed(self) -> bool:
+        """Every edge has acknowledged everything."""
+        return all(link.closed for link in self.links)
+
+
+# --- the consumer's end -------------------------------------------------------------------------
+
+
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """A message that has arrived and not been handed to the node yet."""
+
+    header: Header
+    frame: bytes
+
+
+class InLink:
+    """One edge at its consumer: a `Receiver`, its connection, and the producer's memory."""
+
+    def __init__(self, payload: type[Payload], window: int, segment: Segment) -> None:
+        self.payload, self.window, self.segment = payload, window, segment
+        self.receiver = Receiver()
+        self.channel: Channel | None = None
+        self._released: deque[int] = deque()  # filled by finalisers, which may run anywhere
+        self._viewed: set[int] = set()  # handed out as views that are still looked at
+        self._uncommitted: list[int] = []
+        self._committed: set[int] = set()  # done with, but for a view that is still looked at
+        self._credits: list[int] = []
+        self._batch = max(1, window // 4)
+
+    def attach(self, channel: Channel) -> None:
+        """A new connection was made: say where this end stands."""
+        self.channel = channel
+        receiver = self.receiver
+        self._collect()
+        self._credits.clear()  # the greeting says it all
+        hello = Hello(
+            version=WIRE_VERSION,
+            window=self.window,
+            received_through=receiver.received_through,
+            handled_through=receiver.handled_through,
+            handled=receiver.handled,
+            handled_items=receiver.handled_items,
+            held=tuple(receiver.held_views()),
+            ended=receiver.ended,
+        )
+        channel.send(_MARK[HELLO] + msgspec.msgpack.encode(hello))
+
+    def detach(self) -> Channel | None:
+        """The producer is gone; its memory stays."""
+        channel, self.channel = self.channel, None
+        if channel is not None:
+            channel.close()
+        return channel
+
+    def receive(self) -> Iterator[Arrival | int]:
+        """What has arrived: packets, and watermarks as plain numbers. Sets `receiver.ended`."""
+        channel = self.channel
+        receiver = self.receiver
+        while channel is not None and (frame := channel.receive()) is not None:
+            kind = kind_of(frame)
+            if kind == DATA:
+                header = read_header(frame)
+                if receiver.accept(header.sequence):
+                    yield Arrival(header, frame)
+                elif header.sequence not in receiver.unfinished:
+                    self._credits.append(header.sequence)
+            elif kind == TICK:
+                channel.send(_MARK[TICKED])
+                yield _TICK.unpack_from(frame, 4)[0]
+            elif kind == END:
+                receiver.ended = True
+                channel.send(_MARK[ENDED])
+                yield _TICK.unpack_from(frame, 4)[0]
+            else:
+                raise PacketError(f"message kind {kind} at a consumer")
+
+    def packet(self, arrival: Arrival) -> Packet[Any]:
+        """The packet to hand to the node: a view of shared memory.
+
+        A copy where too many views are still held (past half the window), so that a node that keeps
+        what it was given cannot stall itself.
+        """
+        header = arrival.header
+        if header.slot < 0:
+            return packet_of(header, arrival.frame, self.payload)
+        self._collect()
+        copy = len(self._viewed) >= self.window // 2
+        if copy:
+            raw = self.segment.payload(header.slot, header.nbytes).copy()
+            raw.flags.writeable = False
+        else:
+            self._viewed.add(header.sequence)
+            released = partial(self._released.append, header.sequence)
+            raw = self.segment.view(header.slot, header.nbytes, released)
+        return packet_of(header, arrival.frame, self.payload, raw)
+
+    def handled(self, arrival: Arrival) -> None:
+        """The node has handled the packet."""
+        self.receiver.handle(arrival.header.sequence, arrival.header.items)
+        self._uncommitted.append(arrival.header.sequence)
+
+    @property
+    def uncommitted(self) -> int:
+        """Packets handled since the last commit: no credit has gone back for them."""
+        return len(self._uncommitted)
+
+    def commit(self) -> None:
+        """What was handled is safe: credits may go back."""
+        for sequence in self._uncommitted:
+            if sequence in self._viewed:
+                self._committed.add(sequence)
+            else:
+                self._finish(sequence)
+        self._uncommitted.clear()
+
+    def _collect(self) -> None:
+        while self._released:
+            sequence = self._released.popleft()
+            self._viewed.discard(sequence)
+            if sequence in self._committed:
+                self._committed.discard(sequence)
+                self._finish(sequence)
+
+    def _finish(self, sequence: int) -> None:
+        self.receiver.finish(sequence)
+        self._credits.append(sequence)
+
+    def credit(self, *, all_of_them: bool) -> None:
+        """Send the credits that are due: a batch, or all before the process goes to sleep."""
+        if self._released:
+            self._collect()
+        credits = self._credits
+        if credits and (all_of_them or len(credits) >= self._batch) and self.channel is not None:
+            self.channel.send(_MARK[CREDIT] + struct.pack(f"<{len(credits)}Q", *credits))
+            credits.clear()
