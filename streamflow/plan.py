@@ -1,0 +1,146 @@
+"""Graph -> which processes run which nodes, what moves packets on each edge, and how much memory.
+
+Nodes of one process hand packets over by reference; between processes a packet's header travels
+over ZeroMQ while its payload lies in memory that both map.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from .graph import EdgeSpec, Graph, ProcessSpec
+
+Transport = Literal["reference", "shared"]
+
+
+class EdgePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """An edge, its number in the graph, and how its packets travel.
+
+    `memory` bounds the bytes that its packets can hold: (waiting + window) times `max_packet`.
+    """
+
+    index: int
+    spec: EdgeSpec
+    transport: Transport
+    memory: int
+
+
+class SegmentPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The shared memory of one output port: `slots` of `slot_bytes`, reserved but not touched.
+
+    Edges that stay within the process count too: a packet may lie in a slot for their sake.
+    """
+
+    node: str
+    output: str
+    slots: int
+    slot_bytes: int
+    edges: tuple[int, ...]
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How a graph runs. Processes are in the order in which they start: producers first.
+
+    `unused` are output ports that no edge leaves from: what they yield goes nowhere.
+    """
+
+    graph: Graph
+    processes: tuple[ProcessSpec, ...]
+    edges: tuple[EdgePlan, ...]
+    segments: tuple[SegmentPlan, ...]
+    unused: tuple[str, ...]
+
+    @property
+    def memory(self) -> int:
+        """Bytes that all packets together can hold: the sum over the edges."""
+        return sum(edge.memory for edge in self.edges)
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def make_plan(graph: Graph) -> Plan:
+    """The plan of a checked graph."""
+    edges = tuple(_edge(graph, index, edge) for index, edge in enumerate(graph.edges))
+    ports = [(node.name, output) for node in graph.nodes.values() for output in node.outputs]
+    leaving = {
+        port: [edge for edge in edges if (edge.spec.source, edge.spec.output) == port]
+        for port in ports
+    }
+    return Plan(
+        graph=graph,
+        processes=tuple(graph.processes.values()),
+        edges=edges,
+        segments=tuple(
+            _segment(port, edges)
+            for port, edges in leaving.items()
+            if any(edge.transport == "shared" for edge in edges)
+        ),
+        unused=tuple(".".join(port) for port, edges in leaving.items() if not edges),
+    )
+
+
+def _edge(graph: Graph, index: int, edge: EdgeSpec) -> EdgePlan:
+    together = graph.nodes[edge.source].process == graph.nodes[edge.node].process
+    return EdgePlan(
+        index=index,
+        spec=edge,
+        transport="reference" if together else "shared",
+        memory=(edge.capacity + edge.window) * edge.max_packet,
+    )
+
+
+def _segment(port: tuple[str, str], edges: list[EdgePlan]) -> SegmentPlan:
+    return SegmentPlan(
+        node=port[0],
+        output=port[1],
+        # one more, so that the producer can fill a packet while all the others are held
+        slots=sum(edge.spec.window + edge.spec.capacity for edge in edges) + 1,
+        slot_bytes=max(edge.spec.max_packet for edge in edges if edge.transport == "shared"),
+        edges=tuple(edge.index for edge in edges),
+    )
+
+
+def _lines(plan: Plan) -> list[str]:
+    graph = plan.graph
+    count = f"{_many(len(graph.nodes), 'node')}, {_many(len(plan.processes), 'process')}"
+    lines = [f"{graph.name}: {count}, {_many(len(plan.edges), 'edge')}, clock {graph.clock}", ""]
+    rows: list[tuple[str, ...]] = [("process", "nodes", "restart")]
+    for process in plan.processes:
+        nodes = ", ".join(f"{node} ({graph.nodes[node].kind})" for node in process.nodes)
+        python = f"  {process.python}" if process.python else ""
+        rows.append((process.name, nodes, process.restart.when + python))
+    lines += _columns(rows)
+    if plan.edges:
+        rows = [("edge", "transport", "when full", "waiting + window", "memory at most")]
+        for edge in plan.edges:
+            spec = edge.spec
+            room = f"{spec.capacity} + {spec.window}"
+            rows.append((spec.name, edge.transport, spec.when_full, room, size(edge.memory)))
+        lines += ["", *_columns(rows), "", f"memory at most {size(plan.memory)} in packets"]
+    lines += [f"note: output {port} goes nowhere" for port in plan.unused]
+    return lines
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
+
+
+def size(count: int) -> str:
+    """`count` bytes for people: `1.1 GiB`."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
