@@ -71,8 +71,12 @@ class RecordFile:
             self._is_begun = True
             self._cut()
 
-    def restore(self, length: int) -> None:
-        """Cut the file to the `length` that a snapshot gave."""
+    def restore(self, length: int, head: bytes = b"") -> None:
+        """Cut the file to the `length` that a snapshot gave.
+
+        `head` replaces the file's first bytes before the cut: where they say how long the file is,
+        they never promise more than there is.
+        """
         found = os.fstat(self._descriptor).st_size
         if self.is_regular and found < length:
             raise DeviceError(
@@ -80,6 +84,7 @@ class RecordFile:
                 "the restart: something else changed it; keep other programs from writing to it"
             )
         self.length, self._is_begun = length, True
+        self.overwrite(0, head)
         self._cut()
 
     def close(self) -> None:
