@@ -6,23 +6,33 @@ fault says `file:line: node 'x': what is wrong; what was expected; did you mean`
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
-import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import msgspec
-from msgspec import Meta
 
 from . import settings, yaml_file
 from .clock import Pace
 from .edge import Policy
 from .errors import Fault, GraphError
+from .faults import Faults, like
+from .graph_file import (
+    MEBIBYTE,
+    NAME,
+    ORIGIN,
+    GraphFile,
+    InputFile,
+    Limits,
+    NodeFile,
+    ProcessFile,
+    RestartSpec,
+)
 from .kinds import KindFile, class_name, kinds, load_class, node_class, scan
 from .node import Node
 from .yaml_file import Scalar, Tree, WholeFault, short
@@ -31,134 +41,6 @@ __all__ = [
     "EdgeSpec", "Graph", "KindFile", "Limits", "NodeSpec", "ProcessSpec", "RestartSpec",
     "kinds", "load", "node_class", "shipped",
 ]  # fmt: skip
-
-MEBIBYTE = 1 << 20
-NAME = re.compile(r"[a-z][a-z0-9_]*")
-RESERVED = ("host", "affinity", "priority", "memory_limit", "on_error", "insecure")
-
-Count = Annotated[int, Meta(ge=1, le=1 << 20)]
-Bytes = Annotated[int, Meta(ge=4096, le=1 << 34)]
-Duration = Annotated[float, Meta(gt=0, le=1e9)]
-_NAMED = Meta(pattern="^[a-z][a-z0-9_]*$")
-
-
-# --- what a graph file may hold: read from here by the checks, the JSON Schema and the reference --
-
-
-class RestartSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What happens when a process dies."""
-
-    when: Annotated[
-        Literal["never", "on_failure"],
-        Meta(description="`never`: the graph fails; `on_failure`: a successor takes over"),
-    ] = "never"
-    maximum: Annotated[Count, Meta(description="restarts allowed within `window`")] = 5
-    window: Annotated[Duration, Meta(description="seconds over which restarts are counted")] = 60.0
-    backoff: Annotated[
-        Duration,
-        Meta(description="seconds before the first restart; doubles with each, up to 30"),
-    ] = 0.1
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bounds that hold for the whole graph."""
-
-    inline_bytes: Annotated[
-        int,
-        Meta(ge=0, le=MEBIBYTE, description="payloads up to this many bytes travel in the message"),
-    ] = 16384
-    handler_seconds: Annotated[
-        Duration, Meta(description="seconds a handler may take before its process counts as hung")
-    ] = 30.0
-    drain_seconds: Annotated[
-        Duration, Meta(description="seconds that a stopping graph may take to empty its edges")
-    ] = 10.0
-    start_seconds: Annotated[
-        Duration, Meta(description="seconds that all nodes together may take to open")
-    ] = 120.0
-
-
-class InputFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where an input's packets come from and what happens when they come too fast."""
-
-    origin: Annotated[
-        str,
-        Meta(
-            description="the producer's port, as `node.output`",
-            pattern=r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$",
-        ),
-    ] = msgspec.field(name="from")
-    when_full: Annotated[
-        Policy,
-        Meta(
-            description="`block` loses nothing: the producer waits. The others lose packets and "
-            "count them: `drop_oldest` and `drop_newest` of those waiting; `latest` keeps one"
-        ),
-    ] = "block"
-    capacity: Annotated[
-        Count | None,
-        Meta(description="packets that may wait at the producer (64; 1 for `latest`)"),
-    ] = None
-    window: Annotated[
-        Count | None,
-        Meta(description="packets that may be on their way (8 for `block`, 1 for the others)"),
-    ] = None
-    max_packet: Annotated[Bytes, Meta(description="bytes that one packet may have")] = 16 * MEBIBYTE
-
-
-class NodeFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One node of the graph."""
-
-    kind: Annotated[str, Meta(description="what the node is: see `streamflow nodes`")]
-    inputs: Annotated[
-        dict[str, str | InputFile],
-        Meta(description="for each input the `node.output` it is fed from, or a mapping with more"),
-    ] = {}
-    settings: Annotated[dict[str, Any], Meta(description="the settings of this kind")] = {}
-
-
-class ProcessFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Nodes that share a process. Between them packets pass by reference."""
-
-    nodes: Annotated[
-        list[str], Meta(min_length=1, description="names of nodes; each in one process at most")
-    ]
-    restart: Annotated[
-        Literal["never", "on_failure"] | RestartSpec,
-        Meta(description="what happens when the process dies"),
-    ] = "never"
-    python: Annotated[
-        str | None,
-        Meta(description="another Python interpreter, relative to the graph file or on the PATH"),
-    ] = None
-
-
-class GraphFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A graph of nodes. Edges are written at the consumer, under `inputs`."""
-
-    nodes: Annotated[
-        dict[Annotated[str, _NAMED], NodeFile], Meta(min_length=1, description="nodes by name")
-    ]
-    name: Annotated[
-        Annotated[str, _NAMED] | None,
-        Meta(description="the graph's name (by default that of its folder or file)"),
-    ] = None
-    processes: Annotated[
-        dict[Annotated[str, _NAMED], ProcessFile],
-        Meta(description="processes by name; a node that none lists has its own"),
-    ] = {}
-    clock: Annotated[
-        Pace,
-        Meta(
-            description="`fast`: recordings as fast as they can be handled; `paced`: at the speed "
-            "they were made; `realtime`: devices set the pace"
-        ),
-    ] = "fast"
-    speed: Annotated[
-        Annotated[float, Meta(gt=0, le=1e6)], Meta(description="times the speed, when `paced`")
-    ] = 1.0
-    limits: Annotated[Limits, Meta(description="bounds for the whole graph")] = Limits()
-
 
 # --- what a graph is, once checked ----------------------------------------------------------------
 
@@ -241,7 +123,12 @@ def load(source: str | Path, overrides: Sequence[str] = (), clock: str | None = 
     with every fault found.
     """
     path, shown = _locate(source)
-    return _Loader(path, shown, yaml_file.read(path, shown)).graph(overrides, clock)
+    tree = yaml_file.read(path, shown)
+    if not isinstance(tree, yaml_file.Mapping):
+        found = short(yaml_file.plain(tree))
+        what = f"the file holds {found}; expected a mapping with 'nodes'"
+        raise GraphError([Fault(shown, tree.line, what)])
+    return _Check(path, shown, tree).graph(overrides, clock)
 
 
 def _locate(source: str | Path) -> tuple[Path, str]:
@@ -254,24 +141,9 @@ def _locate(source: str | Path) -> tuple[Path, str]:
     if (found := graphs.get(str(source))) is not None:
         return found, str(found)
     names = ", ".join(graphs) or "none"
-    like = _Words().like(str(source), graphs)
-    what = f"no such graph; expected a file, or a shipped graph ({names}){like}"
+    hint = like(str(source), graphs)
+    what = f"no such graph; expected a file, or a shipped graph ({names}){hint}"
     raise GraphError([WholeFault(str(source), 0, what)])
-
-
-class _Words:
-    """Says "did you mean" a bounded number of times: comparing names costs time."""
-
-    def __init__(self) -> None:
-        self._left = 20
-
-    def like(self, name: object, known: Iterable[str]) -> str:
-        """`; did you mean 'x'?` when something of the sort is known."""
-        if self._left == 0 or len(str(name)) > 64:
-            return ""
-        self._left -= 1
-        close = difflib.get_close_matches(str(name), list(known)[:500], 1)
-        return f"; did you mean {close[0]!r}?" if close else ""
 
 
 class _Setting(NamedTuple):
@@ -293,37 +165,31 @@ class _Draft(NamedTuple):
     settings: dict[str, _Setting]
 
 
-class _Loader:
+class _Check:
     """One file on its way to a Graph: gathers faults, and raises them all together."""
 
-    def __init__(self, path: Path, shown: str, tree: Tree) -> None:
-        self.path, self.shown, self.tree = path, shown, tree
-        self.faults: list[Fault] = []
-        self.words = _Words()
+    def __init__(self, path: Path, shown: str, tree: yaml_file.Mapping) -> None:
+        self.path, self.tree = path, tree
+        self.faults = Faults(shown)
+        self._packages = scan()
         self._classes: dict[str, type[Node[Any]] | str] = {}
 
-    def fault(self, line: int, message: str) -> None:
-        self.faults.append(Fault(self.shown, line, message))
-
     def graph(self, overrides: Sequence[str], clock: str | None) -> Graph:
-        if not isinstance(self.tree, yaml_file.Mapping):
-            self.fault(self.tree.line, "a graph is a mapping with 'nodes'")
-            raise GraphError(self.faults)
-        shape = self._fields(self.tree, GraphFile, "", apart=("nodes", "processes", "limits"))
+        shape = self.faults.fields(self.tree, GraphFile, "", apart=("nodes", "processes", "limits"))
         limits = Limits()
-        if (given := self._part(self.tree, "limits", "limits")) is not None:
-            limits = Limits(**self._fields(given, Limits, "limits: "))
+        if (given := self.faults.mapping(self.tree, "limits", "limits")) is not None:
+            limits = Limits(**self.faults.fields(given, Limits, "limits: "))
         drafts = self._drafts(overrides)
-        edges = [edge for draft in drafts.values() for edge in self._edges(draft, drafts)]
-        order = self._order(drafts, edges)
+        inputs = {name: self._edges(draft, drafts) for name, draft in drafts.items()}
+        order = self._order(inputs, {name: draft.line for name, draft in drafts.items()})
         values = {name: self._settings(draft) for name, draft in drafts.items()}
         processes = self._processes(drafts, order)
         if clock is not None and clock not in get_args(Pace):
             expected = ", ".join(get_args(Pace))
-            self.faults.append(
+            self.faults.found.append(
                 WholeFault("--clock", 0, f"{clock!r} is no pace; expected one of: {expected}")
             )
-        self._raise()
+        self.faults.raise_found()
         name = shape.get("name") or (
             self.path.parent.name if self.path.name == "graph.yaml" else self.path.stem
         )
@@ -333,7 +199,7 @@ class _Loader:
                 name=node,
                 kind=drafts[node].kind,
                 settings=values[node][1],
-                inputs=tuple(edge for edge in edges if edge.node == node),
+                inputs=tuple(inputs[node]),
                 process=home[node],
                 outputs=tuple(drafts[node].node_class.outputs),  # type: ignore[union-attr]  # None is a fault, raised above
                 line=drafts[node].line,
@@ -353,104 +219,25 @@ class _Loader:
         written = {node: as_written for node, (as_written, _) in values.items()}
         return msgspec.structs.replace(graph, digest=self._digest(graph, written))
 
-    def _raise(self) -> None:
-        if not self.faults:
-            return
-        self.faults.sort(key=lambda fault: (isinstance(fault, WholeFault), fault.line))
-        if (more := len(self.faults) - yaml_file.MAXIMUM_FAULTS) > 0:
-            self.faults[yaml_file.MAXIMUM_FAULTS :] = [
-                WholeFault(self.shown, 0, f"and {more} more faults")
-            ]
-        raise GraphError(self.faults)
-
-    # --- shapes -----------------------------------------------------------------------------------
-
-    def _part(self, tree: yaml_file.Mapping, key: str, what: str) -> yaml_file.Mapping | None:
-        """The mapping under `key`, if it is there; a fault when it is something else."""
-        part = tree.entries.get(key)
-        if part is None or isinstance(part, yaml_file.Mapping):
-            return part
-        if not (isinstance(part, Scalar) and part.value is None):
-            found = short(yaml_file.plain(part))
-            self.fault(part.line, f"{what} is {found}; expected a mapping")
-            return None
-        return yaml_file.Mapping({}, {}, part.line)
-
-    def _fields(
-        self,
-        tree: yaml_file.Mapping,
-        shape: type[msgspec.Struct],
-        where: str,
-        apart: Sequence[str] = (),
-    ) -> dict[str, Any]:
-        """The valid fields of `tree`, by attribute name, but those checked `apart`."""
-        fields = {field.encode_name: field for field in msgspec.structs.fields(shape)}
-        for key in tree.entries:
-            if key not in fields:
-                self._unknown(tree.lines[key], where, key, fields)
-        values = {}
-        for key, field in fields.items():
-            if key not in tree.entries:
-                if field.required:
-                    self.fault(tree.line, f"{where}{key!r} is missing")
-            elif key not in apart:
-                given = tree.entries[key]
-                value = self._convert(given, field.type, f"{where}{key!r}", given.line)
-                if value is not _BAD:
-                    values[field.name] = value
-        return values
-
-    def _unknown(self, line: int, where: str, key: object, known: Iterable[str]) -> None:
-        if key in RESERVED:
-            what = f"{key!r} is reserved for later work and does nothing yet; remove it"
-        else:
-            names = ", ".join(known) or "nothing"
-            what = f"unknown key {short(key)}; expected: {names}{self.words.like(key, known)}"
-        self.fault(line, f"{where}{what}")
-
-    def _convert(self, tree: Tree, wanted: Any, what: str, line: int, override: str = "") -> Any:
-        """`tree` as the type `wanted`, or `_BAD` and a fault at the very value that is wrong."""
-        value = yaml_file.plain(tree)
-        try:
-            return msgspec.convert(value, wanted)
-        except (msgspec.ValidationError, ValueError, OverflowError) as error:
-            why, _, at = str(error).partition(" - at `$")
-            culprit, line = _walk(tree, at.rstrip("`"), line)
-            found = short(yaml_file.plain(culprit))
-            names = settings.choices(msgspec.inspect.type_info(wanted))
-            message = f"{what}{at.rstrip('`')} is {found}; {_said(why, names)}"
-            if isinstance(culprit, Scalar):
-                if why.startswith("Invalid enum value"):
-                    message += self.words.like(culprit.text, names)
-                elif "Expected `str" in why and culprit.value is not None:
-                    message += f'; quote it if it is text: "{culprit.text}"'
-            self._tell(override, line, message)
-            return _BAD
-
-    def _tell(self, override: str, line: int, message: str) -> None:
-        """A fault of the override, if there is one, else of the file's line."""
-        if override:
-            self.faults.append(WholeFault(f"--set {override}", 0, message))
-        else:
-            self.fault(line, message)
-
     # --- nodes ------------------------------------------------------------------------------------
 
     def _drafts(self, overrides: Sequence[str]) -> dict[str, _Draft]:
-        nodes = self._part(self.tree, "nodes", "'nodes'")  # type: ignore[arg-type]  # a Mapping: checked first
+        nodes = self.faults.mapping(self.tree, "nodes", "'nodes'")
         drafts: dict[str, _Draft] = {}
         if nodes is None:
             return drafts
         if not nodes.entries:
-            self.fault(nodes.line, "the graph has no nodes; expected at least one under 'nodes'")
+            self.faults.tell(
+                nodes.line, "the graph has no nodes; expected at least one under 'nodes'"
+            )
         for name, tree in nodes.entries.items():
             line = nodes.lines[name]
             if not (isinstance(name, str) and NAME.fullmatch(name)):
                 what = "expected small letters, digits and '_', beginning with a letter"
-                self.fault(line, f"node name {short(name)}: {what}")
+                self.faults.tell(line, f"node name {short(name)}: {what}")
             elif not isinstance(tree, yaml_file.Mapping):
                 found = short(yaml_file.plain(tree))
-                self.fault(line, f"node {name!r} is {found}; expected a mapping with 'kind'")
+                self.faults.tell(line, f"node {name!r} is {found}; expected a mapping with 'kind'")
             else:
                 drafts[name] = self._draft(name, line, tree)
         for text in overrides:
@@ -461,12 +248,14 @@ class _Loader:
         where = f"node {name!r}: "
         # a node without lines of its own, {}, is told at its name
         tree = yaml_file.Mapping(tree.entries, tree.lines, line)
-        kind = self._fields(tree, NodeFile, where, apart=("inputs", "settings")).get("kind", "")
-        given = self._part(tree, "settings", f"{where}'settings'")
-        inputs = self._part(tree, "inputs", f"{where}'inputs'")
+        kind = self.faults.fields(tree, NodeFile, where, apart=("inputs", "settings")).get(
+            "kind", ""
+        )
+        given = self.faults.mapping(tree, "settings", f"{where}'settings'")
+        inputs = self.faults.mapping(tree, "inputs", f"{where}'inputs'")
         found = self._class(kind) if kind else None
         if isinstance(found, str):
-            self.fault(tree.entries["kind"].line, f"{where}{found}")
+            self.faults.tell(tree.entries["kind"].line, f"{where}{found}")
             found = None
         written = (
             {}
@@ -484,7 +273,7 @@ class _Loader:
         return self._classes[kind]
 
     def _find_class(self, kind: str) -> type[Node[Any]] | str:
-        packages = scan()
+        packages = self._packages
         file = packages.kinds.get(kind)
         if file is None:
             if kind in packages.nearly:
@@ -494,8 +283,8 @@ class _Loader:
                     f"expected `class {name}(Node[{name}Settings])`"
                 )
             broken = "".join(f" ({reason})" for reason in packages.broken)
-            like = self.words.like(kind, packages.kinds) or "; `streamflow nodes` lists them"
-            return f"unknown kind {short(kind)}{like}{broken}"
+            hint = self.faults.like(kind, packages.kinds) or "; `streamflow nodes` lists them"
+            return f"unknown kind {short(kind)}{hint}{broken}"
         if file.also:
             return f"kind {kind!r} is ambiguous: {file.file} and {file.also}; rename one of them"
         try:
@@ -508,13 +297,13 @@ class _Loader:
         target, equals, value = text.partition("=")
         node, dot, setting = target.strip().partition(".")
         if not (equals and dot and node and setting):
-            self._tell(text, 0, "expected node.setting=value")
+            self.faults.tell(0, "expected node.setting=value", text)
             return
         draft = drafts.get(node)
         if draft is None:
             known = ", ".join(drafts) or "none"
-            like = self.words.like(node, drafts)
-            self._tell(text, 0, f"the graph has no node {node!r}; it has: {known}{like}")
+            hint = self.faults.like(node, drafts)
+            self.faults.tell(0, f"the graph has no node {node!r}; it has: {known}{hint}", text)
             return
         wanted = None
         if draft.node_class is not None:
@@ -530,7 +319,7 @@ class _Loader:
         except GraphError as error:
             if only_text:  # a path may look like broken YAML: it was never meant to be YAML
                 return Scalar(value, value, False, 0)
-            self._tell(text, 0, f"the value is no YAML: {error.faults[0].message}")
+            self.faults.tell(0, f"the value is {error.faults[0].message}", text)
             return None
         if only_text and not (isinstance(tree, Scalar) and not tree.plain):
             null = isinstance(tree, Scalar) and tree.value is None and settings.allows_null(wanted)
@@ -549,10 +338,10 @@ class _Loader:
         for name in draft.inputs.entries:
             if name not in ports:
                 known = ", ".join(ports) or "none, it is a source"
-                like = self.words.like(name, ports)
+                hint = self.faults.like(name, ports)
                 line = draft.inputs.lines[name]
-                what = f"{draft.kind} has no input {short(name)}; it has: {known}{like}"
-                self.fault(line, f"{where}{what}")
+                what = f"{draft.kind} has no input {short(name)}; it has: {known}{hint}"
+                self.faults.tell(line, f"{where}{what}")
         edges = []
         for name, port in ports.items():
             if name in draft.inputs.entries:
@@ -564,7 +353,7 @@ class _Loader:
                 what = (
                     f"input {name!r} is not connected; expected `inputs: {{{name}: node.output}}`"
                 )
-                self.fault(draft.line, f"{where}{what}{fitting}")
+                self.faults.tell(draft.line, f"{where}{what}{fitting}")
         return edges
 
     def _edge(
@@ -572,31 +361,19 @@ class _Loader:
     ) -> EdgeSpec | None:
         where = f"node {draft.name!r}: input {name!r}: "
         line = draft.inputs.lines.get(name, tree.line)
-        if isinstance(tree, yaml_file.Sequence):
-            what = "an input has one producer, and here is a list; join the streams in a node first"
-            self.fault(line, f"{where}{what}")
-            return None
-        if isinstance(tree, Scalar):
-            if not isinstance(tree.value, str):
-                self.fault(line, f"{where}{short(tree.value)}; expected node.output")
-                return None
+        if not isinstance(tree, yaml_file.Mapping):
             tree = yaml_file.Mapping({"from": tree}, {"from": tree.line}, tree.line)
-        apart = ("from",) if isinstance(tree.entries.get("from"), yaml_file.Sequence) else ()
-        values = self._fields(tree, InputFile, where, apart)
-        if apart:
-            self.fault(
-                line, f"{where}'from' is a list; an input has one producer: join the streams first"
-            )
+        values = self.faults.fields(tree, InputFile, where, apart=("from",))
         when_full = values.get("when_full", "block")
         if when_full == "latest":
             for key in ("capacity", "window"):
                 if values.get(key) not in (None, 1):
                     what = f"{key!r} is {values[key]}; 'latest' always has 1: leave it out"
-                    self.fault(tree.lines[key], f"{where}{what}")
-        origin = values.get("origin")
-        if origin is None or not self._origin(origin, draft, name, tree, drafts):
+                    self.faults.tell(tree.lines[key], f"{where}{what}")
+        origin = self._origin(draft, name, tree, drafts)
+        if origin is None:
             return None
-        source, _, output = origin.partition(".")
+        source, output = origin
         return EdgeSpec(
             source=source,
             output=output,
@@ -610,49 +387,56 @@ class _Loader:
         )
 
     def _origin(
-        self,
-        origin: str,
-        draft: _Draft,
-        name: str,
-        tree: yaml_file.Mapping,
-        drafts: Mapping[str, _Draft],
-    ) -> bool:
-        """Whether `origin` is an output whose payload the input takes."""
+        self, draft: _Draft, name: str, tree: yaml_file.Mapping, drafts: Mapping[str, _Draft]
+    ) -> tuple[str, str] | None:
+        """The producer's node and output, when its payload is one that the input takes."""
         where = f"node {draft.name!r}: input {name!r}: "
-        source, _, output = origin.partition(".")
-        line, producer = tree.entries["from"].line, drafts.get(source)
+        given = tree.entries.get("from")
+        if given is None:
+            return None
+        line, value = given.line, yaml_file.plain(given)
+        if isinstance(value, list):
+            what = "'from' is a list, but an input has one producer; join the streams in a node"
+            self.faults.tell(line, f"{where}{what}")
+            return None
+        if not (isinstance(value, str) and ORIGIN.fullmatch(value)):
+            there = drafts.get(value) if isinstance(value, str) else None
+            outputs = there.node_class.outputs if there and there.node_class else {}
+            hint = "".join(f"; did you mean {value}.{output}?" for output in list(outputs)[:1])
+            self.faults.tell(line, f"{where}{short(value)}; expected node.output{hint}")
+            return None
+        source, _, output = value.partition(".")
+        producer = drafts.get(source)
         if producer is None:
-            like = self.words.like(source, drafts)
-            self.fault(line, f"{where}the graph has no node {source!r}{like}")
-            return False
+            hint = self.faults.like(source, drafts)
+            self.faults.tell(line, f"{where}the graph has no node {source!r}{hint}")
+            return None
         if producer.node_class is None:  # its own fault is told already
-            return True
+            return source, output
         outputs = producer.node_class.outputs
         if output not in outputs:
             known = ", ".join(outputs) or "none, it is a sink"
-            like = self.words.like(output, outputs)
-            what = (
-                f"node {source!r} ({producer.kind}) has no output {output!r}; it has: {known}{like}"
-            )
-            self.fault(line, f"{where}{what}")
-            return False
+            hint = self.faults.like(output, outputs)
+            what = f"{source!r} ({producer.kind}) has no output {output!r}; it has: {known}{hint}"
+            self.faults.tell(line, f"{where}node {what}")
+            return None
         port = draft.node_class.inputs.get(name) if draft.node_class else None
         if port is not None and port.payload is not outputs[output].payload:
             wants, gives = port.payload.__name__, outputs[output].payload.__name__
             fitting = _fitting(port.payload, draft, drafts)
-            self.fault(line, f"{where}takes {wants}, but {origin} carries {gives}{fitting}")
-            return False
-        return True
+            self.faults.tell(line, f"{where}takes {wants}, but {value} carries {gives}{fitting}")
+            return None
+        return source, output
 
-    def _order(self, drafts: Mapping[str, _Draft], edges: Sequence[EdgeSpec]) -> list[str]:
+    def _order(
+        self, inputs: Mapping[str, Sequence[EdgeSpec]], lines: Mapping[str, int]
+    ) -> list[str]:
         """Nodes, producers first, otherwise as written; a fault for every loop."""
-        producers: dict[str, list[str]] = {name: [] for name in drafts}
-        for edge in edges:
-            producers[edge.node].append(edge.source)
+        producers = {name: [edge.source for edge in edges] for name, edges in inputs.items()}
         order: list[str] = []
         done: dict[str, bool] = {}  # False while the node is on the path
 
-        for root in drafts:  # depth first, with a stack of our own: a file may be long
+        for root in producers:  # depth first, with a stack of our own: a file may be long
             stack = [(root, iter(producers[root]))] if root not in done else []
             done.setdefault(root, False)
             while stack:
@@ -666,7 +450,7 @@ class _Loader:
                         path = [node for node, _ in stack]
                         loop = [source, *reversed(path[path.index(source) :])]
                         what = f"{' -> '.join(loop)} is a loop; a graph has none: cut one edge"
-                        self.fault(drafts[source].line, f"node {source!r}: {what}")
+                        self.faults.tell(lines[source], f"node {source!r}: {what}")
                 else:
                     stack.pop()
                     done[name] = True
@@ -680,31 +464,33 @@ class _Loader:
         if draft.node_class is None:
             return {}, {}
         where, settings_type = f"node {draft.name!r}: ", draft.node_class.settings_type
-        fields = {field.encode_name: field for field in msgspec.structs.fields(settings_type)}
+        fields = settings.fields_of(settings_type)
         types = settings.types_of(settings_type)
-        before, plain = len(self.faults), {}
+        before, plain = len(self.faults.found), {}
         for key, setting in draft.settings.items():
             if key not in fields:
                 known = ", ".join(fields) or "none"
-                like = self.words.like(key, fields)
-                what = f"{draft.kind} has no setting {short(key)}; it has: {known}{like}"
-                self._tell(setting.override, setting.line, f"{where}{what}")
+                hint = self.faults.like(key, fields)
+                what = f"{draft.kind} has no setting {short(key)}; it has: {known}{hint}"
+                self.faults.tell(setting.line, f"{where}{what}", setting.override)
                 continue
             what = f"{where}setting {key!r}"
-            self._convert(setting.tree, fields[key].type, what, setting.line, setting.override)
+            self.faults.convert(
+                setting.tree, fields[key].type, what, setting.line, setting.override
+            )
             plain[key] = yaml_file.plain(setting.tree)
         for key, field in fields.items():
             if field.required and key not in draft.settings:
                 wants = settings.words(types[key])
-                self.fault(draft.line, f"{where}setting {key!r} is missing; expected {wants}")
-        if len(self.faults) > before:
+                self.faults.tell(draft.line, f"{where}setting {key!r} is missing; expected {wants}")
+        if len(self.faults.found) > before:
             return {}, {}
         try:
             whole = msgspec.convert(plain, settings_type)
         except (msgspec.ValidationError, ValueError) as error:
             overridden = [s.override for s in draft.settings.values() if s.override]
             at = f" (with --set {overridden[0]})" if overridden else ""
-            self.fault(draft.line, f"{where}settings: {error}{at}")
+            self.faults.tell(draft.line, f"{where}settings: {error}{at}")
             return {}, {}
         written = msgspec.to_builtins(whole)
         absolute = dict(written)
@@ -718,24 +504,26 @@ class _Loader:
     # --- processes --------------------------------------------------------------------------------
 
     def _processes(self, drafts: Mapping[str, _Draft], order: Sequence[str]) -> list[ProcessSpec]:
-        given = self._part(self.tree, "processes", "'processes'")  # type: ignore[arg-type]  # a Mapping: checked first
+        given = self.faults.mapping(self.tree, "processes", "'processes'")
         home: dict[str, str] = {}
         found: dict[str, ProcessSpec] = {}
         for name, tree in given.entries.items() if given else ():
             line = given.lines[name] if given else 0
             if not (isinstance(name, str) and NAME.fullmatch(name)):
                 what = "expected small letters, digits and '_', beginning with a letter"
-                self.fault(line, f"process name {short(name)}: {what}")
+                self.faults.tell(line, f"process name {short(name)}: {what}")
             elif not isinstance(tree, yaml_file.Mapping):
                 shown = short(yaml_file.plain(tree))
-                self.fault(line, f"process {name!r} is {shown}; expected a mapping with 'nodes'")
+                self.faults.tell(
+                    line, f"process {name!r} is {shown}; expected a mapping with 'nodes'"
+                )
             else:
                 tree = yaml_file.Mapping(tree.entries, tree.lines, line)
                 found[name] = self._process(name, tree, drafts, home)
         for node in order:
             if node not in home and node in found:
                 what = f"process {node!r} has the name of a node that it does not hold; rename it"
-                self.fault(given.lines[node] if given else 0, what)
+                self.faults.tell(given.lines[node] if given else 0, what)
             elif node not in home:
                 home[node] = node
                 found[node] = ProcessSpec(name=node, nodes=(node,))
@@ -756,25 +544,27 @@ class _Loader:
         where = f"process {name!r}: "
         restart_tree = tree.entries.get("restart")
         apart = ("restart",) if isinstance(restart_tree, yaml_file.Mapping) else ()
-        values = self._fields(tree, ProcessFile, where, apart)
-        nodes = []
-        for node in values.get("nodes", ()):
-            line = tree.entries["nodes"].line
+        values = self.faults.fields(tree, ProcessFile, where, apart)
+        nodes, written = [], tree.entries.get("nodes")
+        lines = (
+            [item.line for item in written.items] if isinstance(written, yaml_file.Sequence) else []
+        )
+        for node, line in zip(values.get("nodes", ()), lines, strict=False):
             if node not in drafts:
-                like = self.words.like(node, drafts)
-                self.fault(line, f"{where}the graph has no node {short(node)}{like}")
+                hint = self.faults.like(node, drafts)
+                self.faults.tell(line, f"{where}the graph has no node {short(node)}{hint}")
             elif node in home:
                 other = "twice here" if home[node] == name else f"in process {home[node]!r} too"
-                self.fault(line, f"{where}node {node!r} is {other}; a node has one process")
+                self.faults.tell(line, f"{where}node {node!r} is {other}; a node has one process")
             else:
                 home[node] = name
                 nodes.append(node)
         restart = RestartSpec(when=values.get("restart", "never"))
         if isinstance(restart_tree, yaml_file.Mapping):
-            fields = self._fields(restart_tree, RestartSpec, f"{where}restart: ")
+            fields = self.faults.fields(restart_tree, RestartSpec, f"{where}restart: ")
             if "when" not in restart_tree.entries:
                 what = "'when' is missing; expected never or on_failure"
-                self.fault(restart_tree.line, f"{where}restart: {what}")
+                self.faults.tell(restart_tree.line, f"{where}restart: {what}")
             restart = RestartSpec(**fields)
         python = self._python(values.get("python"), tree, where)
         return ProcessSpec(name=name, nodes=tuple(nodes), restart=restart, python=python)
@@ -787,7 +577,7 @@ class _Loader:
         found = shutil.which(path) or (None if "/" in given else shutil.which(given))
         if found is None:
             what = f"{short(given)} is no program here; expected a Python interpreter's path"
-            self.fault(tree.entries["python"].line, f"{where}python: {what}")
+            self.faults.tell(tree.entries["python"].line, f"{where}python: {what}")
         return found
 
     def _digest(self, graph: Graph, written: Mapping[str, dict[str, Any]]) -> str:
@@ -811,39 +601,15 @@ class _Loader:
         return hashlib.sha256(msgspec.msgpack.encode(content, order="deterministic")).hexdigest()
 
 
-_BAD: Any = object()
-
-
-def _walk(tree: Tree, at: str, line: int) -> tuple[Tree, int]:
-    """The value at a path such as `[0].name` in `tree`, and its line; as far as there is one."""
-    for index, key in re.findall(r"\[(\d+)\]|\.(\w+)", at):
-        if index and isinstance(tree, yaml_file.Sequence):
-            tree = tree.items[int(index)]
-        elif key and isinstance(tree, yaml_file.Mapping) and key in tree.entries:
-            tree = tree.entries[key]
-        else:
-            break
-        line = tree.line
-    return tree, line
-
-
-def _said(why: str, names: Sequence[str]) -> str:
-    """The reason msgspec gives, as the second half of our sentence."""
-    if why.startswith("Invalid enum value") and names:
-        return f"expected one of: {', '.join(names)}"
-    return why[:1].lower() + why[1:]
-
-
 def _fitting(payload: type, draft: _Draft, drafts: Mapping[str, _Draft]) -> str:
-    """`; Events come from: camera.events` for the outputs that an input could be fed from."""
-    outputs = [
+    """`; Events: camera.events` for the outputs that an input could be fed from."""
+    outputs = (
         f"{name}.{output}"
         for name, other in drafts.items()
         if other.node_class is not None and other is not draft
         for output, port in other.node_class.outputs.items()
         if port.payload is payload
-    ]
-    if not outputs:
-        return ""
-    more = ", ..." if len(outputs) > 5 else ""
-    return f"; {payload.__name__} come from: {', '.join(outputs[:5])}{more}"
+    )
+    first = list(islice(outputs, 5))
+    more = ", ..." if len(first) == 5 else ""
+    return f"; {payload.__name__}: {', '.join(first)}{more}" if first else ""

@@ -64,21 +64,21 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def make_plan(graph: Graph) -> Plan:
     """The plan of a checked graph."""
     edges = tuple(_edge(graph, index, edge) for index, edge in enumerate(graph.edges))
-    ports = [(node.name, output) for node in graph.nodes.values() for output in node.outputs]
-    leaving = {
-        port: [edge for edge in edges if (edge.spec.source, edge.spec.output) == port]
-        for port in ports
+    leaving: dict[tuple[str, str], list[EdgePlan]] = {
+        (node.name, output): [] for node in graph.nodes.values() for output in node.outputs
     }
+    for edge in edges:
+        leaving[edge.spec.source, edge.spec.output].append(edge)
     return Plan(
         graph=graph,
         processes=tuple(graph.processes.values()),
         edges=edges,
         segments=tuple(
-            _segment(port, edges)
-            for port, edges in leaving.items()
-            if any(edge.transport == "shared" for edge in edges)
+            _segment(port, group)
+            for port, group in leaving.items()
+            if any(edge.transport == "shared" for edge in group)
         ),
-        unused=tuple(".".join(port) for port, edges in leaving.items() if not edges),
+        unused=tuple(".".join(port) for port, group in leaving.items() if not group),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def words(info: inspect.Type) -> str:
     if isinstance(info, (inspect.IntType, inspect.FloatType)):
         noun = "whole number" if isinstance(info, inspect.IntType) else "number"
         signs = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="), ("multiple_of", "times"))
-        bounds = [f"{s} {getattr(info, n):g}" for n, s in signs if getattr(info, n) is not None]
+        bounds = [
+            f"{s} {_number(getattr(info, n))}" for n, s in signs if getattr(info, n) is not None
+        ]
         return f"{noun} {' and '.join(bounds)}".strip()
     if isinstance(info, inspect.StrType):
         return f"text like {info.pattern}" if info.pattern else "text"
@@ -48,6 +51,10 @@ def words(info: inspect.Type) -> str:
     if item is not None:
         return f"list of {words(item)}"
     return next((text for kind, text in _PLAIN.items() if isinstance(info, kind)), "value")
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:g}"
 
 
 def choices(info: inspect.Type) -> list[str]:
@@ -150,9 +157,13 @@ def absolute(value: Any, info: inspect.Type, folder: Path) -> Any:
     return map_paths(value, info, change)
 
 
-def types_of(settings: type[msgspec.Struct]) -> dict[str, inspect.Type]:
-    """The type of each setting, by the name it has in YAML."""
-    return {
-        field.encode_name: inspect.type_info(field.type)
-        for field in msgspec.structs.fields(settings)
-    }
+@cache
+def fields_of(struct: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """The fields of a struct, by the name they have in YAML."""
+    return {field.encode_name: field for field in msgspec.structs.fields(struct)}
+
+
+@cache
+def types_of(struct: type[msgspec.Struct]) -> dict[str, inspect.Type]:
+    """The type of each field of a struct, by the name it has in YAML."""
+    return {name: inspect.type_info(field.type) for name, field in fields_of(struct).items()}
