@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from .graph import EdgeSpec, Graph, ProcessSpec
+from .text import columns, many, size
 
 Transport = Literal["reference", "shared"]
 
@@ -105,42 +106,20 @@ def _segment(port: tuple[str, str], edges: list[EdgePlan]) -> SegmentPlan:
 
 def _lines(plan: Plan) -> list[str]:
     graph = plan.graph
-    count = f"{_many(len(graph.nodes), 'node')}, {_many(len(plan.processes), 'process')}"
-    lines = [f"{graph.name}: {count}, {_many(len(plan.edges), 'edge')}, clock {graph.clock}", ""]
+    count = f"{many(len(graph.nodes), 'node')}, {many(len(plan.processes), 'process')}"
+    lines = [f"{graph.name}: {count}, {many(len(plan.edges), 'edge')}, clock {graph.clock}", ""]
     rows: list[tuple[str, ...]] = [("process", "nodes", "restart")]
     for process in plan.processes:
         nodes = ", ".join(f"{node} ({graph.nodes[node].kind})" for node in process.nodes)
         python = f"  {process.python}" if process.python else ""
         rows.append((process.name, nodes, process.restart.when + python))
-    lines += _columns(rows)
+    lines += columns(rows)
     if plan.edges:
         rows = [("edge", "transport", "when full", "waiting + window", "memory at most")]
         for edge in plan.edges:
             spec = edge.spec
             room = f"{spec.capacity} + {spec.window}"
             rows.append((spec.name, edge.transport, spec.when_full, room, size(edge.memory)))
-        lines += ["", *_columns(rows), "", f"memory at most {size(plan.memory)} in packets"]
+        lines += ["", *columns(rows), "", f"memory at most {size(plan.memory)} in packets"]
     lines += [f"note: output {port} goes nowhere" for port in plan.unused]
     return lines
-
-
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
-
-
-def size(count: int) -> str:
-    """`count` bytes for people: `1.1 GiB`."""
-    value, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
