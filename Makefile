@@ -1,0 +1,49 @@
+# Everything is installed into .venv; a stamp there says that it is done, and with what.
+# torch for the CPU only, where the default index has the large one:
+#   make test PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+PYTHON ?= python3
+PIP_FLAGS ?=
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt
+STAMPED := pyproject.toml constraints.txt
+
+.PHONY: demo test lint bench docs clean
+
+# The sinks' paths are given here because those in a graph file are relative to that file.
+demo: .venv/demo.stamp
+	mkdir -p out
+	$(BIN)/streamflow run flow_cytometry --report out/report.json \
+	  --set decisions.path=out/decisions.csv
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest -q
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/test.stamp
+	@for script in benchmarks/*.py; do \
+	  echo "== $$script"; NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; \
+	done
+
+# What is generated from the code and committed; tests compare.
+docs: .venv/test.stamp
+	$(BIN)/streamflow nodes --package streamflow_nodes --schema > docs/graph.schema.json
+	$(BIN)/streamflow nodes --package streamflow_nodes --markdown > docs/yaml-reference.md
+
+clean:
+	rm -rf .venv build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo.stamp: $(STAMPED) | .venv/bin/python
+	$(INSTALL) -e '.[events,cytometry]'
+	touch $@
+
+.venv/test.stamp: $(STAMPED) | .venv/bin/python
+	$(INSTALL) -e '.[events,cytometry,norse,train,dev]'
+	touch $@ .venv/demo.stamp
