@@ -1,0 +1,656 @@
+"""Event recordings on disk: which format a file has, its sensor, and its events in chunks.
+
+`open_recording` looks at a file's first bytes (and, where a format has no mark of its own, at its
+name), refuses what is not a recording of events, and gives chunks of events as the file says them:
+in file order, coordinates unchecked. Nothing reads a whole file into memory.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamflow.errors import DeviceError
+from streamflow.packet import EVENT
+
+from .kernels import event_records as records
+from .kernels import evt
+
+EventWords = NDArray[np.int64]
+
+BLOCK = 1 << 18  # bytes read at a time: events enough to amortise a call, few enough for a cache
+EXPECTED = (
+    "expected EVT2 or EVT3 .raw, DAT, AEDAT4, AEDAT2 of a DVS128, Event Stream .es, N-MNIST .bin, "
+    "CSV (.csv or .txt) or NPZ"
+)
+# Prophesee headers name the plugin that drove the camera where they do not give the geometry.
+SENSORS = {
+    "genx320": (320, 320),
+    "imx636": (1280, 720),
+    "gen41": (1280, 720),
+    "gen4": (1280, 720),
+    "gen31": (640, 480),
+    "gen3": (640, 480),
+}
+TIME_NAMES = ("t", "ts", "time", "timestamp", "timestamps", "t_us", "time_us")
+COLUMN_NAMES = {
+    **dict.fromkeys(TIME_NAMES, "t"),
+    "x": "x",
+    "y": "y",
+    **dict.fromkeys(("p", "on", "pol", "polarity", "polarities"), "p"),
+}
+
+
+@dataclass
+class Recording:
+    """A file that holds events: its format, its sensor where it says so, and its events."""
+
+    path: str
+    format: str
+    width: int | None
+    height: int | None
+    chunks: Callable[[], Iterator[EventWords]]
+    """Arrays (2 n,) int64, each fresh and writable, in file order: the memory of n EVENT."""
+    counts: dict[str, int] = field(
+        default_factory=lambda: {"triggers": 0, "untimed": 0, "unknown_word": 0, "truncated": 0}
+    )
+    """What was read so far and is no event."""
+
+
+@dataclass(frozen=True)
+class TextLayout:
+    """How a text file is laid out: column order, delimiter and us per unit of time."""
+
+    columns: str = ""
+    delimiter: str = ","
+    scale: int = 1
+
+
+def open_recording(
+    path: str, layout: TextLayout, width: int | None = None, height: int | None = None
+) -> Recording:
+    """The recording in the file `path`; DeviceError when it is none that can be read.
+
+    `width` and `height` are for a file that does not say how large its sensor is; they must agree
+    with one that does.
+    """
+    with _opened(path) as file:
+        head = file.read(BLOCK)
+    if not head:
+        raise DeviceError(
+            f"{path}: the file is empty; {EXPECTED}; copy it again, or record it again"
+        )
+    recording = _recognised(path, head, layout, width, height)
+    if recording.width is None and None not in (width, height):
+        recording.width, recording.height = width, height
+    _check_sensor(recording, width, height)
+    return recording
+
+
+def _opened(path: str) -> BinaryIO:
+    """The file, open for reading; DeviceError when it is no regular file or cannot be opened."""
+    try:
+        mode = Path(path).stat().st_mode
+        if not stat.S_ISREG(mode):
+            what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+            raise DeviceError(f"{path}: is {what}; expected a recording of events: give a file")
+        return open(path, "rb")  # the caller closes it
+    except FileNotFoundError as error:
+        raise DeviceError(
+            f"{path}: there is no such file; expected a recording of events: check the setting "
+            f"'path' (looked in {Path(path).absolute().parent})"
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DeviceError(
+            f"{path}: cannot be read ({reason}); expected a recording of events: check the "
+            "setting 'path' and the file's permissions"
+        ) from error
+
+
+def _recognised(
+    path: str, head: bytes, layout: TextLayout, width: int | None, height: int | None
+) -> Recording:
+    """The recording by its first bytes, then by its name."""
+    if head.startswith(b"#!AER-DAT4"):
+        return _open_aedat4(path)
+    if head.startswith(b"#!AER-DAT2"):
+        return _open_aedat2(path, head, width, height)
+    if head.startswith(b"Event Stream"):
+        return _open_es(path, head)
+    if head.startswith(b"PK\x03\x04"):
+        return _open_npz(path)
+    if head.startswith(b"%"):
+        return _open_prophesee(path, head)
+    suffix = Path(path).suffix.lower()
+    if suffix == ".bin":
+        return _open_nmnist(path)
+    if suffix in (".csv", ".txt"):
+        return _open_csv(path, head, layout)
+    found = "is not a recording of events"
+    for mark, name in (
+        (b"#!AER-DAT", "is AEDAT of a version that is not read"),
+        (b"\x89HDF", "is HDF5, which is not read"),
+        (b"#ROSBAG", "is a ROS bag, which is not read"),
+    ):
+        if head.startswith(mark):
+            found = name
+    if suffix == ".raw":
+        found = "has no '% evt' header, so nothing says which EVT format it has"
+    raise DeviceError(
+        f"{path}: {found} (it begins with {head[:12]!r}); {EXPECTED}: convert it, or give "
+        "another file"
+    )
+
+
+def _check_sensor(recording: Recording, width: int | None, height: int | None) -> None:
+    """DeviceError when the sensor's size is unknown, impossible, or not what the settings say."""
+    path, known = recording.path, (recording.width, recording.height)
+    if None in known:
+        raise DeviceError(
+            f"{path}: the {recording.format} file does not say how large its sensor is; expected "
+            "the settings 'width' and 'height' (pixels): set both, such as 640 and 480, or 34 and "
+            "34 for N-MNIST"
+        )
+    if not all(side is not None and 0 < side <= 32767 for side in known):
+        raise DeviceError(
+            f"{path}: the header says that the sensor has {known[0]}x{known[1]} pixels; expected "
+            "1 to 32767 each way: the file is damaged"
+        )
+    for name, said, side in (("width", width, known[0]), ("height", height, known[1])):
+        if said is not None and said != side:
+            raise DeviceError(
+                f"{path}: the file says that its sensor has {known[0]}x{known[1]} pixels, the "
+                f"setting '{name}' says {said}: leave '{name}' out"
+            )
+
+
+def _blocks(recording: Recording, offset: int, record: int) -> Iterator[bytes]:
+    """The file from `offset` in blocks of whole records of `record` bytes; counts a cut one."""
+    size = BLOCK // record * record
+    with _opened(recording.path) as file:
+        file.seek(offset)
+        while block := _read(file, recording.path, size):
+            if len(block) % record:
+                recording.counts["truncated"] += 1
+                block = block[: len(block) // record * record]
+            if block:
+                yield block
+
+
+def _read(file: BinaryIO, path: str, size: int) -> bytes:
+    try:
+        return file.read(size)
+    except OSError as error:
+        raise DeviceError(
+            f"{path}: reading stopped at byte {file.tell()} ({error.strerror}); expected the rest "
+            "of the recording: check the disk, or copy the file"
+        ) from error
+
+
+# --- Prophesee: EVT2, EVT3, DAT -------------------------------------------------------------------
+
+
+def _open_prophesee(path: str, head: bytes) -> Recording:
+    lines, offset = _header_lines(path, head)
+    words = {line.split()[0].lower(): line.split()[1:] for line in lines if line.split()}
+    width, height = _geometry(lines, words)
+    if "evt" not in words and "format" not in words and "version" in words:
+        return _open_dat(path, head, offset, words, width, height)
+    version = _evt_version(words)
+    if version not in ("2", "3"):
+        raise DeviceError(
+            f"{path}: the header says EVT {version or 'nothing'}; expected '% evt 2.0' or "
+            "'% evt 3.0': convert the file with the camera maker's tools"
+        )
+    start = _header_time(path, words)
+    recording = Recording(path, f"EVT{version}", width, height, lambda: iter(()))
+    recording.chunks = lambda: _evt_chunks(recording, offset, version == "3", start)
+    return recording
+
+
+def _header_lines(path: str, head: bytes) -> tuple[list[str], int]:
+    """The header's lines without their '%', and where the data starts."""
+    lines: list[str] = []
+    at = 0
+    # data may begin with the byte of '%' too: only printable lines of "% text" are the header
+    while match := re.compile(rb"%(?: ([ -~\t\x80-\xff]*))?\r?\n").match(head, at):
+        at = match.end()
+        lines.append((match.group(1) or b"").decode("latin-1").strip())
+        if lines[-1] == "end":
+            break
+    if at == 0 or at >= BLOCK:
+        raise DeviceError(
+            f"{path}: begins with '%' but has no Prophesee header of lines '% name value'; "
+            f"{EXPECTED}: the file is damaged"
+        )
+    return lines, at
+
+
+def _geometry(lines: list[str], words: dict[str, list[str]]) -> tuple[int | None, int | None]:
+    """Width and height as a Prophesee header gives them, else by the sensor it names."""
+    text = "\n".join(lines)
+    if match := re.search(r"^geometry (\d{1,6})x(\d{1,6})\b", text, re.MULTILINE):
+        return int(match[1]), int(match[2])
+    width = re.search(r"\bwidth[= ](\d{1,6})\b", text, re.IGNORECASE)
+    height = re.search(r"\bheight[= ](\d{1,6})\b", text, re.IGNORECASE)
+    if width and height:
+        return int(width[1]), int(height[1])
+    plugin = " ".join(words.get("plugin_name", []) + words.get("sensor_name", []))
+    for sensor, size in SENSORS.items():
+        if sensor in plugin.lower():
+            return size
+    return None, None
+
+
+def _evt_version(words: dict[str, list[str]]) -> str:
+    """'2', '2.1' or '3', else what the header says."""
+    said = (words.get("evt") or [""])[0]
+    if not said and "format" in words:
+        said = words["format"][0].split(";")[0].upper().removeprefix("EVT").replace("21", "2.1")
+    return said.removesuffix(".0")
+
+
+def _header_time(path: str, words: dict[str, list[str]]) -> int:
+    """What the header's '% t0' adds to every time (us); 0 without it."""
+    said = (words.get("t0") or ["0"])[0]
+    if not re.fullmatch(r"\d{1,18}", said):
+        raise DeviceError(
+            f"{path}: the header says t0 {said[:30]!r}; expected microseconds: it is damaged"
+        )
+    return int(said)
+
+
+def _evt_chunks(
+    recording: Recording, offset: int, is_evt3: bool, start: int
+) -> Iterator[EventWords]:
+    registers = evt.new_registers()
+    for block in _blocks(recording, offset, 2 if is_evt3 else 4):
+        if is_evt3:
+            words = np.frombuffer(block, "<u2")
+            events = np.empty(2 * evt.count_evt3(words), np.int64)
+            count = evt.decode_evt3(words, registers, events)
+        else:
+            words = np.frombuffer(block, "<u4")
+            events = np.empty(2 * len(words), np.int64)
+            count = evt.decode_evt2(words, registers, events)
+        recording.counts["triggers"] = int(registers[evt.TRIGGERS])
+        recording.counts["unknown_word"] = int(registers[evt.UNKNOWN])
+        recording.counts["untimed"] = int(registers[evt.UNTIMED])
+        if start:
+            events[: 2 * count : 2] += start
+        yield events[: 2 * count]
+
+
+def _open_dat(
+    path: str,
+    head: bytes,
+    offset: int,
+    words: dict[str, list[str]],
+    width: int | None,
+    height: int | None,
+) -> Recording:
+    version = (words.get("version") or ["2"])[0]
+    mark = head[offset : offset + 2]
+    if version not in ("1", "2") or mark not in (b"\x00\x08", b"\x0c\x08"):
+        raise DeviceError(
+            f"{path}: DAT version {version} with records {mark.hex(' ')}; expected version 1 or 2 "
+            "with change-detection events of 8 bytes (00 08 or 0c 08): it holds something else, "
+            "such as triggers, or is damaged"
+        )
+
+    def chunks() -> Iterator[EventWords]:
+        registers = np.array([-1, 0], np.int64)
+        for block in _blocks(recording, offset + 2, 8):
+            events = np.empty(2 * (len(block) // 8), np.int64)
+            records.decode_dat(np.frombuffer(block, "<u4"), int(version), registers, events)
+            yield events
+
+    recording = Recording(path, "DAT", width, height, chunks)
+    return recording
+
+
+# --- AEDAT, Event Stream, N-MNIST -----------------------------------------------------------------
+
+
+def _open_aedat4(path: str) -> Recording:
+    try:
+        import dv_processing as dv
+    except ImportError as error:
+        raise DeviceError(
+            f"{path}: reading AEDAT4 needs dv-processing: pip install 'streamflow-neuro[events]'"
+        ) from error
+    try:
+        reader = dv.io.MonoCameraRecording(path)
+        is_events = reader.isEventStreamAvailable()
+        size = reader.getEventResolution() if is_events else None
+        streams = ", ".join(reader.getStreamNames())
+    except Exception as error:  # dv-processing's own are plain RuntimeErrors and IndexErrors
+        raise DeviceError(
+            f"{path}: dv-processing cannot open this AEDAT4 file ({error}); expected a whole "
+            "recording: it is damaged or was not closed; repair it or record it again"
+        ) from error
+    if not is_events:
+        raise DeviceError(
+            f"{path}: the AEDAT4 file has no stream of events (it has: {streams or 'none'}); "
+            "expected one: record with events on"
+        )
+
+    def chunks() -> Iterator[EventWords]:
+        while True:
+            try:
+                batch = reader.getNextEventBatch()
+            except Exception as error:
+                raise DeviceError(
+                    f"{path}: dv-processing cannot read on ({error}); the file is damaged from "
+                    "here on: cut it before this, or record it again"
+                ) from error
+            if batch is None:
+                return
+            if len(batch):
+                yield batch.numpy().view(np.int64)
+
+    width, height = size if size is not None else (None, None)
+    return Recording(path, "AEDAT4", width, height, chunks)
+
+
+def _open_aedat2(path: str, head: bytes, width: int | None, height: int | None) -> Recording:
+    offset = 0
+    while match := re.compile(rb"#[ -~\t\x80-\xff]*\r?\n").match(head, offset):
+        offset = match.end()
+    chip = b"DVS128" in head[:offset].upper()
+    if not chip and (width, height) != (128, 128):
+        raise DeviceError(
+            f"{path}: the AEDAT2 file holds addresses and does not say of which sensor (it may be "
+            "a cochlea); expected a DVS128: if it is one, set 'width' and 'height' to 128; convert "
+            "a recording of another sensor to AEDAT4"
+        )
+
+    def chunks() -> Iterator[EventWords]:
+        registers = np.array([-1, 0, 0], np.int64)
+        for block in _blocks(recording, offset, 8):
+            events = np.empty(2 * (len(block) // 8), np.int64)
+            count = records.decode_dvs128(np.frombuffer(block, np.uint8), registers, events)
+            recording.counts["triggers"] = int(registers[2])
+            yield events[: 2 * count]
+
+    recording = Recording(path, "AEDAT2", 128, 128, chunks)
+    return recording
+
+
+def _open_es(path: str, head: bytes) -> Recording:
+    kinds = {0: "generic data", 1: "DVS events", 2: "ATIS events", 4: "colour events"}
+    kind = head[15] if len(head) > 15 else -1
+    if len(head) < 20 or head[12] != 2 or kind != 1:
+        what = kinds.get(kind, "something unknown") if len(head) > 15 else "nothing: it is cut off"
+        raise DeviceError(
+            f"{path}: the Event Stream file (version {head[12] if len(head) > 12 else '?'}) holds "
+            f"{what}; expected version 2 with DVS events: convert it, or give another file"
+        )
+    width, height = int.from_bytes(head[16:18], "little"), int.from_bytes(head[18:20], "little")
+
+    def chunks() -> Iterator[EventWords]:
+        registers = np.zeros(5, np.int64)
+        for block in _blocks(recording, 20, 1):
+            events = np.empty(2 * (len(block) // 5 + 1), np.int64)
+            data = np.frombuffer(block, np.uint8)
+            yield events[: 2 * records.decode_es(data, height, registers, events)]
+        if registers[1]:
+            recording.counts["truncated"] += 1
+
+    recording = Recording(path, "ES", width, height, chunks)
+    return recording
+
+
+def _open_nmnist(path: str) -> Recording:
+    def chunks() -> Iterator[EventWords]:
+        registers = np.zeros(1, np.int64)
+        for block in _blocks(recording, 0, 5):
+            events = np.empty(2 * (len(block) // 5), np.int64)
+            count = records.decode_nmnist(np.frombuffer(block, np.uint8), registers, events)
+            yield events[: 2 * count]
+
+    recording = Recording(path, "N-MNIST", None, None, chunks)
+    return recording
+
+
+# --- CSV ------------------------------------------------------------------------------------------
+
+
+def _open_csv(path: str, head: bytes, layout: TextLayout) -> Recording:
+    columns, header_lines, offset = _columns(path, head, layout)
+
+    def chunks() -> Iterator[EventWords]:
+        result, line = np.zeros(3, np.int64), header_lines
+        delimiter = ord(layout.delimiter)
+        for text in _whole_lines(recording, offset):
+            data = np.frombuffer(text, np.uint8)
+            events = np.empty(2 * text.count(b"\n"), np.int64)
+            count = records.decode_csv(data, columns, delimiter, layout.scale, result, events)
+            if result[0] != records.GOOD:
+                raise _bad_line(path, text, line, result)
+            line += int(result[1])
+            yield events[: 2 * count]
+
+    recording = Recording(path, "CSV", None, None, chunks)
+    return recording
+
+
+def _columns(path: str, head: bytes, layout: TextLayout) -> tuple[NDArray[np.int64], int, int]:
+    """Where time, x, y and polarity stand, how many lines the header has and its length."""
+    at = lines = 0
+    names, first = layout.columns, ""
+    while at < len(head):
+        end = head.find(b"\n", at)
+        end = len(head) if end < 0 else end + 1
+        first = head[at:end].decode("latin-1").strip()
+        if first and not first.startswith("#"):
+            if re.match(r"[A-Za-z_\"']", first):
+                names, at, lines = names or first, end, lines + 1
+            break
+        at, lines = end, lines + 1
+    separator = None if layout.delimiter in " \t" and "," not in names else layout.delimiter
+    if layout.columns:
+        separator = ","
+    known = [COLUMN_NAMES.get(name.strip().lower(), "") for name in names.split(separator)]
+    if any(known.count(name) != 1 for name in "txyp"):
+        raise DeviceError(
+            f"{path}: nothing says which column is which (first line: {first[:60]!r}"
+            + (f", columns: {names[:60]!r}" if names else "")
+            + "); expected a header that names t, x, y and p, or the setting 'columns' such as "
+            "'x,y,p,t' (and 'delimiter' where it is not a comma)"
+        )
+    return np.array([known.index(name) for name in "txyp"], np.int64), lines, at
+
+
+def _whole_lines(recording: Recording, offset: int) -> Iterator[bytes]:
+    """The file from `offset` in blocks that end with a newline."""
+    rest = b""
+    for block in _blocks(recording, offset, 1):
+        text = rest + block
+        cut = text.rfind(b"\n") + 1
+        rest = text[cut:]
+        if len(rest) > BLOCK // 4:
+            raise DeviceError(
+                f"{recording.path}: a line of over {BLOCK // 4} bytes; expected lines of text "
+                "such as '12,34,1,56': it is not CSV"
+            )
+        if cut:
+            yield text[:cut]
+    if rest:
+        yield rest + b"\n"
+
+
+def _bad_line(path: str, text: bytes, line: int, result: NDArray[np.int64]) -> DeviceError:
+    wrong, at, column = (int(value) for value in result)
+    content = text.split(b"\n")[at].decode("latin-1").strip()
+    what = {
+        records.NOT_A_NUMBER: f"column {column + 1} is not a number",
+        records.MISSING_COLUMN: f"there are only {column + 1} columns",
+        records.TOO_LARGE: f"column {column + 1} is too large",
+        records.HAS_DECIMALS: f"column {column + 1} has decimals",
+    }[wrong]
+    todo = (
+        "set 'time_unit' to 's' if times are in seconds"
+        if wrong == records.HAS_DECIMALS
+        else "correct the line, or the settings 'columns' and 'delimiter'"
+    )
+    return DeviceError(
+        f"{path}:{line + at + 1}: {what} ({content[:80]!r}); expected numbers for t, x, y and p: "
+        f"{todo}"
+    )
+
+
+# --- NPZ ------------------------------------------------------------------------------------------
+
+
+# zipfile and numpy's header parser raise all of these on damaged or hostile archives
+NPZ_FAULTS = (
+    zipfile.BadZipFile, zlib.error, OSError, ValueError, KeyError, EOFError, SyntaxError, TypeError,
+    RuntimeError, NotImplementedError,
+)  # fmt: skip
+
+
+def _open_npz(path: str) -> Recording:
+    try:
+        archive = zipfile.ZipFile(path)
+        members = {Path(name).stem.lower(): name for name in archive.namelist()}
+        columns = _npz_columns(archive, members)
+        size = [_npz_number(archive, members, side) for side in ("width", "height")]
+    except NPZ_FAULTS as error:
+        raise DeviceError(
+            f"{path}: {error}; expected an NPZ archive with one-dimensional numbers t (us), x, y "
+            "and p of one length, or one array with those fields: save it again with numpy.savez"
+        ) from error
+
+    def chunks() -> Iterator[EventWords]:
+        try:
+            yield from _npz_chunks(archive, columns)
+        except NPZ_FAULTS as error:
+            raise DeviceError(
+                f"{path}: the archive is damaged from here on ({error}); copy it or save it again"
+            ) from error
+
+    return Recording(path, "NPZ", size[0], size[1], chunks)
+
+
+def _npz_columns(
+    archive: zipfile.ZipFile, members: dict[str, str]
+) -> dict[str, tuple[str, str | None]]:
+    """For each of t, x, y, p: the member that holds it, and the field in it."""
+    found: dict[str, tuple[str, str | None]] = {}
+    for stem, member in members.items():
+        with archive.open(member) as stream:
+            shape, dtype = _npy_header(stream)
+        if len(shape) != 1:
+            continue
+        if dtype.names is None and stem in COLUMN_NAMES:
+            found[COLUMN_NAMES[stem]] = (member, None)
+        for name in dtype.names or ():
+            if name.lower() in COLUMN_NAMES:
+                found[COLUMN_NAMES[name.lower()]] = (member, name)
+        for name, (where, part) in found.items():
+            kind = (dtype[part] if part else dtype).base.kind if where == member else "i"
+            if kind not in "iub":
+                raise ValueError(f"{name} does not hold whole numbers (times are in us)")
+    if missing := [name for name in "txyp" if name not in found]:
+        raise ValueError(f"nothing in it is called {' or '.join(missing)}")
+    return found
+
+
+def _npy_header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of the .npy file that `stream` is at the start of; nothing is allocated."""
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"NPY version {version}")
+    read = (
+        np.lib.format.read_array_header_1_0 if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )  # fmt: skip
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are never loaded")
+    return shape, dtype
+
+
+def _npz_number(archive: zipfile.ZipFile, members: dict[str, str], name: str) -> int | None:
+    if name not in members:
+        return None
+    with archive.open(members[name]) as stream:
+        shape, dtype = _npy_header(stream)
+        if shape != () or dtype.kind not in "iu":
+            raise ValueError(f"{name} is not a whole number")
+        return int(np.frombuffer(stream.read(dtype.itemsize), dtype)[0])
+
+
+def _npz_chunks(
+    archive: zipfile.ZipFile, columns: dict[str, tuple[str, str | None]]
+) -> Iterator[EventWords]:
+    """Chunks of events, each column's member read as a stream of its own."""
+    streams: dict[str, Any] = {}
+    dtypes: dict[str, np.dtype[Any]] = {}
+    lengths = set()
+    for member, _ in columns.values():
+        if member not in streams:
+            streams[member] = archive.open(member)
+            shape, dtypes[member] = _npy_header(streams[member])
+            lengths.add(shape[0])
+    if len(lengths) != 1:
+        raise ValueError(f"t, x, y and p have different lengths: {sorted(lengths)}")
+    left = lengths.pop()
+    while left > 0:
+        count = min(left, BLOCK // EVENT.itemsize * 4)
+        arrays = {}
+        for member, stream in streams.items():
+            raw = stream.read(count * dtypes[member].itemsize)
+            if len(raw) != count * dtypes[member].itemsize:
+                raise ValueError("an array ends before its header says")
+            arrays[member] = np.frombuffer(raw, dtypes[member])
+        events = np.zeros(count, EVENT)
+        for name, (member, part) in columns.items():
+            column = arrays[member] if part is None else arrays[member][part]
+            _fill(events, name, column)
+        left -= count
+        yield events.view(np.int64)
+
+
+def _fill(events: NDArray[Any], name: str, column: NDArray[Any]) -> None:
+    """Set the column `name` of `events`; coordinates beyond int16 stay outside any sensor."""
+    if name == "t":
+        if column.dtype.kind == "u" and int(column.max()) >= 1 << 62:
+            raise ValueError("t has times beyond 2^62 us")
+        events["timestamp"] = column
+    elif name == "p":
+        events["polarity"] = column > 0
+    else:
+        events[name] = np.clip(column.astype(np.int64), -1, 32767)
+
+
+def warm_up(recording: Recording) -> None:
+    """Compile what decoding `recording` needs, with arrays as they will arrive."""
+    data, events = np.frombuffer(b"", np.uint8), np.empty(0, np.int64)
+    registers = np.zeros(9, np.int64)
+    if recording.format == "EVT2":
+        evt.decode_evt2(data.view("<u4"), registers, events)
+    elif recording.format == "EVT3":
+        evt.count_evt3(data.view("<u2"))
+        evt.decode_evt3(data.view("<u2"), registers, events)
+    elif recording.format == "DAT":
+        records.decode_dat(data.view("<u4"), 2, registers, events)
+    elif recording.format == "AEDAT2":
+        records.decode_dvs128(data, registers, events)
+    elif recording.format == "ES":
+        records.decode_es(data, 1, registers[:5], events)
+    elif recording.format == "N-MNIST":
+        records.decode_nmnist(data, registers, events)
+    elif recording.format == "CSV":
+        records.decode_csv(data, registers[:4], 44, 1, registers, events)
