@@ -1,0 +1,233 @@
+"""Cuts a stream of events into bursts: one window for each particle that crosses the beam."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from streamflow.errors import NodeError
+from streamflow.node import Emission, In, Node, Out, Positive, Seconds, Settings
+from streamflow.packet import EVENT, Events, Packet
+
+from ..event_packets import Sensor, Words, check_sensor, microseconds, no_words, words_of
+from ..kernels.burst_trigger import (
+    backward_times,
+    burst_centres,
+    first_at_or_after,
+    is_quiet,
+)
+
+NEVER = -(1 << 62)
+ENDED = 1 << 61  # us: later than any stream time, and far from where sums would wrap
+
+
+class BurstTriggerSettings(Settings, frozen=True, kw_only=True):
+    """The window that is cut out, and what makes a burst."""
+
+    window: Seconds = 0.001
+    """Length of a burst's window (s); the passage's centre lies in its middle."""
+    rise: Seconds = 0.0003
+    """How long before and after the centre ON and OFF events are weighed against each other (s)."""
+    separation: Seconds = 0.00016
+    """Two particles are told apart when their centres are farther apart than this (s)."""
+    step: Seconds = 0.00001
+    """Resolution of the centre (s)."""
+    contrast: Positive = 300
+    """Smallest polarity contrast of a passage (events)."""
+    minimum_events: Positive = 200
+    """A window with fewer events is not a burst."""
+
+
+class BurstTrigger(Node[BurstTriggerSettings]):
+    """One packet for each particle: the events of a window about the centre of its passage.
+
+    A particle that moves into the beam brightens its pattern on the sensor (ON events) and darkens
+    it on its way out (OFF events). With d(a, b) the ON less the OFF events in [a, b), the contrast
+
+        m(c) = d(c - rise, c) - d(c, c + rise),   c = step, 2 step, 3 step, ...
+
+    peaks at the passage's centre. Every c with m(c) >= `contrast` that is above all m up to
+    `separation` before it, and not below any up to `separation` after it, gives one burst:
+    the events in [c - window / 2, c + window / 2), which are that packet's start and stop.
+    Particles whose passages overlap give one burst each, and their windows overlap: an event may be
+    in two. The packet's stop is when the window closed: stream time, not the machine's.
+
+    Windowing about a triggered burst follows Abreu, Gouda, Lugnan and Bienstman (2023), "Flow
+    cytometry with event-based vision and spiking neuromorphic hardware" (1 ms windows); the trigger
+    is a matched filter for the ON-OFF course of a passage and is our own.
+
+    Nothing is emitted for a window of fewer than `minimum_events`; such windows are counted in the
+    results as `too_few_events`. State: the newest events, of at most window / 2 + rise + separation
+    before the oldest centre that is still open, and the centres whose windows are not over.
+    Events that go back in time are dropped and counted as `time_backward`.
+
+        bursts: {kind: burst_trigger, inputs: {events: quiet.kept}, settings: {contrast: 300}}
+    """
+
+    events = In(Events)
+    bursts = Out(Events)
+    faults = ("time_backward",)
+
+    def open(self) -> None:
+        s = self.settings
+        self._step = microseconds(self, "step", s.step)
+        self._half = microseconds(self, "rise", s.rise) // self._step
+        self._guard = microseconds(self, "separation", s.separation) // self._step
+        self._reach = microseconds(self, "window", s.window) // 2
+        if self._half < 1:
+            raise NodeError(self.name, f"settings: rise {s.rise} s is shorter than a step {s.step}")
+        if (self._half + self._guard) * self._step > self._reach:
+            raise NodeError(
+                self.name,
+                f"settings: rise {s.rise} + separation {s.separation} s exceed half the window "
+                f"({s.window / 2} s), so a burst would be over before it is known: lengthen the "
+                "window, or shorten one of them",
+            )
+        self._sensor: Sensor | None = None
+        self._nothing = self._held = no_words()
+        self._newest = NEVER  # us, the newest event
+        self._decided = NEVER  # steps: up to here every centre is known
+        self._open: list[int] = []  # us, centres whose windows are not over
+        self._emitted = self._too_few = 0
+        backward_times(self._held, 0)
+        first_at_or_after(self._held, 0, 0)
+        is_quiet(self._held, self._held, 0, 1, 1)
+        burst_centres(self._held, 1, 1, 1, 1, 0, 0, np.empty(4, np.int64))
+
+    def on_events(self, packet: Packet[Events]) -> Iterator[Emission]:
+        words = words_of(self, packet)
+        self._sensor = check_sensor(self, self._sensor, packet)
+        if not words.size:
+            return
+        if self._is_quiet(words):
+            self._pass_over(words)
+            return
+        backward = backward_times(words, self._newest)
+        if backward:
+            self.count_fault("time_backward", backward)
+            words = _in_order(words, self._newest)
+            if not words.size:
+                return
+        self._append(words)
+        yield from self._bursts(self._newest)
+
+    def advance(self, time: int) -> Iterator[Emission]:
+        if self._newest != NEVER:
+            yield from self._bursts(min(time, ENDED))
+
+    def finish(self) -> Iterator[Emission]:
+        if self._newest != NEVER:
+            yield from self._bursts(ENDED)
+
+    def _append(self, words: Words) -> None:
+        if self._newest == NEVER:
+            self._decided = int(words[0]) // self._step - self._half - self._guard - 1
+        self._newest = int(words[-2])
+        self._hold(np.concatenate([self._held, words]) if self._held.size else words)
+
+    def _is_quiet(self, words: Words) -> bool:
+        """Whether neither what is held nor `words`, which go on from it, can hold a centre."""
+        reach, least = 2 * self._half * self._step, self.settings.contrast
+        return (
+            not self._open
+            and is_quiet(self._nothing, self._held, NEVER, reach, least)
+            and is_quiet(self._held, words, self._newest, reach, least)
+        )
+
+    def _pass_over(self, words: Words) -> None:
+        """Take in events that hold no centre: the fast way through the silence between particles.
+
+        The same as appending them and looking for centres in vain.
+        """
+        decided = int(words[-2]) // self._step - self._half - self._guard
+        first = first_at_or_after(words, decided * self._step - self._reach, 0)
+        if first:  # what is held is older still
+            self._newest = int(words[-2])
+            self._hold(words[2 * first :])
+        else:
+            self._append(words)
+        self._decided = max(self._decided, decided)
+        self._forget()
+
+    def _hold(self, words: Words) -> None:
+        words.flags.writeable = False
+        self._held = words
+
+    def _bursts(self, until: int) -> Iterator[Emission]:
+        """Bursts whose windows are over when every event before `until` (us) is held."""
+        newly = until // self._step - self._half - self._guard
+        if newly > self._decided:
+            if self._held.size >= 2 * self.settings.contrast:  # with fewer no contrast is enough
+                self._open += self._centres(self._decided, newly)
+            self._decided = newly
+        over = 0
+        while over < len(self._open) and self._open[over] + self._reach <= until:
+            over += 1
+        for centre in self._open[:over]:
+            yield from self._burst(centre - self._reach, centre + self._reach)
+        del self._open[:over]
+        self._forget()
+
+    def _centres(self, after: int, until: int) -> list[int]:
+        least = self.settings.contrast
+        centres = np.empty(2 * self._half * (self._held.size // 2 // least + 2), np.int64)
+        found = burst_centres(
+            self._held, self._step, self._half, self._guard, least, after, until, centres
+        )
+        return [int(centre) * self._step for centre in centres[:found]]
+
+    def _burst(self, start: int, stop: int) -> Iterator[Emission]:
+        first = first_at_or_after(self._held, start, 0)
+        last = first_at_or_after(self._held, stop, first)
+        if last - first < self.settings.minimum_events:
+            self._too_few += 1
+            return
+        assert self._sensor is not None  # there are events, so a packet has said it
+        self._emitted += 1
+        words = self._held[2 * first : 2 * last].copy()
+        yield self.bursts(Events(words.view(EVENT), *self._sensor), start, stop)
+
+    def _forget(self) -> None:
+        """Drop the events that no later burst can hold, and say how far back one can start."""
+        earliest = min([self._decided * self._step, *self._open[:1]])
+        self.holds_from = earliest - self._reach
+        keep = first_at_or_after(self._held, self.holds_from, 0)
+        if 4 * keep >= self._held.size or self._held.base is not None:
+            self._hold(self._held[2 * keep :].copy())
+
+    def snapshot(self) -> dict[str, Any]:
+        width, height = self._sensor or (0, 0)
+        return {
+            "width": width,
+            "height": height,
+            "held": self._held,
+            "newest": self._newest,
+            "decided": self._decided,
+            "open": np.array(self._open, np.int64),
+            "emitted": self._emitted,
+            "too_few": self._too_few,
+            "time_backward": self.fault_counts["time_backward"],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._sensor = (state["width"], state["height"]) if state["width"] else None
+        self._hold(np.array(state["held"], np.int64))
+        self._newest, self._decided = state["newest"], state["decided"]
+        self._open = [int(centre) for centre in state["open"]]
+        self._emitted, self._too_few = state["emitted"], state["too_few"]
+        self.fault_counts["time_backward"] = state["time_backward"]
+        if self._newest != NEVER:
+            self._forget()
+
+    def results(self) -> dict[str, Any]:
+        return {"bursts": self._emitted, "too_few_events": self._too_few}
+
+
+def _in_order(words: Words, newest: int) -> Words:
+    """The events that are not older than `newest` (us) or an event before them."""
+    times = words[::2]
+    kept = times >= np.maximum.accumulate(np.maximum(times, newest))
+    out: Words = words.reshape(-1, 2)[kept].reshape(-1)
+    return out
