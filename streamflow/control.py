@@ -65,17 +65,19 @@ class Control:
         """Every message that has arrived; a message's descriptors are under "fds"."""
         while self.open:
             try:
-                data, fds, _flags, _address = socket.recv_fds(
-                    self.socket, 1 << 16, _FDS_AT_ONCE, socket.MSG_DONTWAIT
+                # not socket.recv_fds: it drops the flags it is given, and would block
+                space = socket.CMSG_SPACE(4 * _FDS_AT_ONCE)
+                data, extras, _flags, _address = self.socket.recvmsg(
+                    1 << 16, space, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
                 break
             except OSError:
                 self.open = False
                 break
-            self._fds.extend(fds)
-            for fd in fds:
-                os.set_inheritable(fd, False)
+            for level, kind, words in extras:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    self._fds.extend(struct.unpack(f"{len(words) // 4}i", words))
             if not data:
                 self.open = False
             self._buffer += data

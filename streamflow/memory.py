@@ -184,7 +184,8 @@ class Board:
         self.count, self._histograms = words, histograms
         if len(self._words) * 8 < self.size(words, histograms):
             raise TransportError("the board is smaller than the plan says")
-        self.live = memoryview(bytearray(8 * words)).cast("q")
+        self._live = bytearray(8 * words)
+        self.live = memoryview(self._live).cast("q")
 
     @classmethod
     def size(cls, words: int, histograms: int) -> int:
@@ -198,6 +199,10 @@ class Board:
     def say(self, word: int, value: int) -> None:
         """Set one of the words that say what the process is doing."""
         self._words[word] = value
+
+    def write(self, at: int, *values: int) -> None:
+        """Set words of `live` from word `at` on."""
+        struct.pack_into(f"<{len(values)}q", self._live, 8 * at, *values)
 
     def commit(self) -> None:
         """Make `live` the whole, current copy: one 8-byte store decides."""

@@ -432,7 +432,7 @@ class Output:
         staged = self._staged
         for index in range(len(self._prepared), len(staged)):
             slot, head, meta, raw = staged[index]
-            mark = watermark if index == len(staged) - 1 else head.start
+            mark = max(watermark, head.start) if index == len(staged) - 1 else head.start
             inline = head.nbytes <= self.inline_bytes
             # spelt out rather than through Header and SlotHead: this is the hot path
             frame = HEADER.pack(
@@ -513,6 +513,7 @@ class InLink:
         self._committed: set[int] = set()  # done with, but for a view that is still looked at
         self._credits: list[int] = []
         self._batch = max(1, window // 4)
+        self.bytes = 0
 
     def attach(self, channel: Channel) -> None:
         """A new connection was made: say where this end stands."""

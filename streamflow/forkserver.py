@@ -1,0 +1,118 @@
+"""Makes workers by forking: a worker is ready in milliseconds and shares most of its memory.
+
+The fork server is a small process without threads and without ZeroMQ. It loads what every worker
+needs and compiles one dummy kernel, so that the compiler is warm in every child. It also stands
+guard: when the supervisor dies, it kills the workers and removes the run's folder.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from .control import Control
+from .worker import main as worker_main
+
+PRELOAD = ("numpy", "numba", "zmq", "msgspec", "logging")
+
+
+def preload() -> None:
+    """Import the heavy modules and compile a kernel that nobody calls."""
+    for module in PRELOAD:
+        __import__(module)
+    import numba
+
+    numba.njit(_dummy)(1.0)
+    gc.collect()
+    gc.freeze()  # what is here now is shared by all children: do not touch it
+
+
+def _dummy(x):  # type: ignore[no-untyped-def]  # Numba finds the types
+    return x + 1.0
+
+
+class ForkServer:
+    """Forks on demand, reports deaths, and kills everyone when the supervisor is gone."""
+
+    def __init__(self, control: Control, directory: Path, supervisor: int) -> None:
+        self.control, self.directory, self.supervisor = control, directory, supervisor
+        self.children: set[int] = set()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def serve(self) -> None:
+        """Serve until the supervisor closes the connection."""
+        signal.set_wakeup_fd(self._wake_write)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.control.send("preloaded", pid=os.getpid())
+        while self.control.open:
+            # the time-out only bounds how long a lost SIGCHLD could go unnoticed
+            select.select([self.control.fileno(), self._wake_read], [], [], 5.0)
+            self._drain_wake()
+            self._reap()
+            for message in self.control.receive():
+                if message["op"] == "fork":
+                    self._fork(message["process"], message["incarnation"], message["path"])
+        self._kill_everyone()
+        if os.getppid() != self.supervisor:
+            shutil.rmtree(self.directory, ignore_errors=True)  # it was killed and left its folder
+
+    def _fork(self, process: str, incarnation: int, path: str) -> None:
+        me = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                self.control.socket.close()
+                os.close(self._wake_read)
+                os.close(self._wake_write)
+                code = worker_main(path, process, incarnation, me)
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        self.children.add(pid)
+        self.control.send("forked", process=process, incarnation=incarnation, pid=pid)
+
+    def _drain_wake(self) -> None:
+        try:
+            while os.read(self._wake_read, 512):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _reap(self) -> None:
+        while self.children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            self.children.discard(pid)
+            self.control.send("exited", pid=pid, code=os.waitstatus_to_exitcode(status))
+
+    def _kill_everyone(self) -> None:
+        for pid in self.children:
+            os.kill(pid, signal.SIGKILL)
+        for pid in list(self.children):
+            os.waitpid(pid, 0)
+
+
+def main(fd: int, directory: str, supervisor: int) -> None:
+    """Run the fork server on the connection `fd`."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if os.getppid() != supervisor:
+        sys.exit(1)
+    control = Control(socket.socket(fileno=fd))
+    preload()
+    ForkServer(control, Path(directory), supervisor).serve()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

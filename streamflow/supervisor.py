@@ -1,0 +1,871 @@
+"""Starts, watches, restarts and drains the processes of a run; owns its memory and its report."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import random
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from . import __version__
+from .control import PROTOCOL, Control, Message, peer_is_me
+from .errors import StreamflowError, TransportError
+from .graph import Graph, ProcessSpec
+from .memory import Board, create, read_only, segment_bytes
+from .metrics import NODE, Layout, balance, reference_edge, shared_edge
+from .plan import EdgePlan, SegmentPlan, make_plan
+from .transport import RunDirectory, endpoint_path
+
+log = logging.getLogger("streamflow")
+
+VAULT_BYTES = 1 << 30  # sparse: two snapshots of at most 512 MiB a process
+STALL_S = 10.0  # all blocked and nothing moves for this long: a deadlock, reported as one
+FORK_SERVER_S = 60.0
+POLL_S = 0.1
+MAXIMUM_BACKOFF_S = 30.0
+THREADS = dict.fromkeys(
+    ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+)
+
+Outcome = Literal["completed", "failed", "interrupted"]
+Phase = Literal["starting", "ready", "running", "finished", "closed", "waiting", "dead"]
+
+
+class Failed(StreamflowError):
+    """The run cannot go on; the text is what the user is told."""
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
+class Process:
+    """What the supervisor knows of one process."""
+
+    def __init__(self, spec: ProcessSpec, layout: Layout) -> None:
+        self.spec, self.layout = spec, layout
+        self.name = spec.name
+        self.phase: Phase = "waiting"
+        self.incarnation = 0
+        self.pid = 0
+        self.control: Control | None = None
+        self.child: subprocess.Popen[bytes] | None = None
+        self.board_fd = self.vault_fd = -1
+        self.board: Board
+        self.faults: dict[str, list[str]] = {}
+        self.restarts = 0
+        self.deaths: list[float] = []
+        self.due = 0.0  # when it may be started (again)
+        self.began = 0.0
+        self.failure: Message | None = None
+        self.cpu_s = self.rss_peak_mib = 0.0
+        self.cpu_before = 0.0  # of earlier incarnations
+        self.results: dict[str, Any] = {}
+        self.started = False
+
+
+class Edge:
+    """A shared edge and its present connection."""
+
+    def __init__(self, plan: EdgePlan, producer: Process, consumer: Process) -> None:
+        self.name, self.plan = plan.spec.name, plan
+        self.producer, self.consumer = producer, consumer
+        self.generation = 0
+        self.linked = self.greeted = False
+
+
+class Supervisor:
+    """One run of a graph. `run()` returns the report; `status()` may be read while it runs."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        duration: float | None = None,
+        watch: Callable[[Supervisor], None] | None = None,
+        every: float = 0.5,
+    ) -> None:
+        self.graph, self.plan = graph, make_plan(graph)
+        self.duration, self._watch, self._every = duration, watch, every
+        self.identity = f"{secrets.token_hex(4)}"
+        self.outcome: Outcome = "completed"
+        self.error: str | None = None
+        self.trace = ""
+        self.exit_code = 0
+        self.began = 0.0
+        self.started_at = 0.0
+        self.ready_s = 0.0
+        self.notes: list[str] = []
+        self.processes = {
+            spec.name: Process(spec, self._layout(spec)) for spec in self.plan.processes
+        }
+        home = {name: self.processes[spec.process] for name, spec in graph.nodes.items()}
+        self.edges = {
+            edge.spec.name: Edge(edge, home[edge.spec.source], home[edge.spec.node])
+            for edge in self.plan.edges
+            if edge.transport == "shared"
+        }
+        self._home = home
+        self._segments: dict[str, tuple[SegmentPlan, int, int]] = {}
+        self._connections: dict[int, tuple[Control, Process | None]] = {}
+        self._fork_server: subprocess.Popen[bytes] | None = None
+        self._fork_control: Control | None = None
+        self._signals: list[int] = []
+        self._deadline: float | None = None
+        self._draining = self._closing = False
+        self._moved = (0, 0.0)
+        self._finals: dict[str, list[int]] = {}
+        self._wall_s = 0.0
+
+    # --- the run ------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Run the graph to its end, and say how it went. Never raises for what a graph can do."""
+        self.began = time.monotonic()
+        directory: RunDirectory | None = None
+        with self._catching_signals():
+            try:
+                directory = RunDirectory(self.identity)
+                self.directory = directory.path
+                self._listen()
+                self._start_fork_server()
+                self._create_memory()
+                self._serve()
+            except Failed as failure:
+                self._failed(str(failure), failure.trace)
+            except StreamflowError as error:
+                self._failed(str(error))
+            finally:
+                self._wall_s = time.monotonic() - self.began
+                self._stop_everything()
+                if directory is not None:
+                    directory.remove()
+        return self.report()
+
+    def _failed(self, message: str, trace: str = "") -> None:
+        if self.outcome == "completed":
+            self.outcome, self.exit_code = "failed", 1
+        self.error, self.trace = message, trace
+
+    def _serve(self) -> None:
+        next_look = next_watch = 0.0
+        while any(process.phase != "closed" for process in self.processes.values()):
+            self._wait(POLL_S)
+            now = time.monotonic()
+            self._obey_signals(now)
+            self._start_due(now)
+            self._relink()
+            self._advance(now)
+            if now >= next_look:
+                next_look = now + 0.25
+                self._look(now)
+            if self._watch is not None and now >= next_watch:
+                next_watch = now + self._every
+                self._watch(self)
+
+    def _wait(self, seconds: float) -> None:
+        watched: list[Any] = [self._server, self._wakeup, *self._connections]
+        ready = select.select(watched, [], [], seconds)[0]
+        for fd in ready:
+            if fd is self._server:
+                self._accept()
+            elif fd is self._wakeup:
+                with contextlib.suppress(BlockingIOError):
+                    self._wakeup.recv(512)
+            elif fd in self._connections:
+                self._hear(fd)
+        for process in self.processes.values():  # children of ours: other interpreters
+            if process.child is not None and (code := process.child.poll()) is not None:
+                process.child = None
+                self._exited(process, code)
+
+    def _accept(self) -> None:
+        connection, _address = self._server.accept()
+        if not peer_is_me(connection):
+            connection.close()
+            return
+        self._connections[connection.fileno()] = (Control(connection), None)
+
+    def _hear(self, fd: int) -> None:
+        control, process = self._connections[fd]
+        messages = control.receive()
+        for message in messages:
+            if control is self._fork_control:
+                self._hear_fork_server(message)
+            elif process is None:
+                process = self._greet(control, message)
+                if process is None:
+                    break
+                self._connections[fd] = (control, process)
+            else:
+                self._hear_process(process, message)
+        if not control.open:
+            del self._connections[fd]
+            control.close()
+            if control is self._fork_control:
+                raise Failed(
+                    "the fork server died (killed?), and every process with it: the run is over; "
+                    "run the graph again"
+                )
+
+    # --- processes ----------------------------------------------------------------------------
+
+    def _hear_fork_server(self, message: Message) -> None:
+        if message["op"] == "preloaded":
+            self._preloaded = True
+        elif message["op"] == "forked":
+            process = self.processes[message["process"]]
+            if process.incarnation == message["incarnation"]:
+                process.pid = message["pid"]
+        elif message["op"] == "exited":
+            for process in self.processes.values():
+                if process.pid == message["pid"]:
+                    self._exited(process, message["code"])
+
+    def _greet(self, control: Control, message: Message) -> Process | None:
+        process = self.processes.get(message.get("process", ""))
+        if message["op"] != "hello" or process is None:
+            control.close()
+            return None
+        if message["protocol"] != PROTOCOL or message["version"] != __version__:
+            raise Failed(
+                f"process {process.name!r} runs streamflow {message['version']} (protocol "
+                f"{message['protocol']}) under Python {message['python']}; this is {__version__} "
+                f"(protocol {PROTOCOL}): install the same version for {process.spec.python}"
+            )
+        if message["incarnation"] != process.incarnation or process.phase != "starting":
+            control.close()  # an old instance that comes late
+            return None
+        process.pid, process.control = message["pid"], control
+        plan, fds = self._worker_plan(process)
+        control.send("plan", fds, **plan)
+        return process
+
+    def _hear_process(self, process: Process, message: Message) -> None:
+        operation = message["op"]
+        if operation == "ready":
+            process.phase, process.faults = "ready", message["faults"]
+        elif operation == "linked":
+            self.edges[message["edge"]].greeted = True
+        elif operation == "finished":
+            process.phase = "finished"
+        elif operation == "unfinished":
+            process.phase = "running"
+        elif operation == "failed":
+            process.failure = message
+        elif operation == "closed":
+            process.phase, process.results = "closed", message["results"]
+            process.cpu_s = process.cpu_before + message["cpu_s"]
+            process.rss_peak_mib = max(process.rss_peak_mib, message["rss_peak_mib"])
+        elif operation == "log":
+            logging.getLogger(message["logger"]).log(message["level"], "%s", message["text"])
+
+    def _exited(self, process: Process, code: int) -> None:
+        """A process has died, or ended as it was told to."""
+        if process.phase == "closed" or self._closing_down:
+            process.pid = 0
+            return
+        self._last_words(process)
+        what = self._cause(process, code)
+        trace = process.failure["traceback"] if process.failure else ""
+        process.pid, process.phase, process.control = 0, "dead", None
+        process.failure = None
+        process.cpu_before = process.cpu_s
+        for edge in self._edges_of(process):
+            self._unlink(edge, process)
+        now = time.monotonic()
+        restart = process.spec.restart
+        process.deaths = [at for at in process.deaths if now - at < restart.window] + [now]
+        if restart.when == "never" or self._closing:
+            raise Failed(what, trace)
+        if len(process.deaths) > restart.maximum:
+            raise Failed(
+                f"{what}; it had been restarted {restart.maximum} times in {restart.window:g} s "
+                f"(restart: maximum, window of process {process.name!r})",
+                trace,
+            )
+        delay = min(MAXIMUM_BACKOFF_S, restart.backoff * 2 ** (len(process.deaths) - 1))
+        process.due = now + delay * random.uniform(0.8, 1.2)
+        process.phase = "waiting"
+        process.restarts += 1
+        note = f"{what}; restart {len(process.deaths)} in {delay:.2g} s"
+        self.notes.append(note)
+        log.warning("%s", note)
+
+    def _last_words(self, process: Process) -> None:
+        """Read what it sent before it died."""
+        for fd, (control, owner) in list(self._connections.items()):
+            if owner is process:
+                for message in control.receive():
+                    self._hear_process(process, message)
+                del self._connections[fd]
+                control.close()
+
+    def _cause(self, process: Process, code: int) -> str:
+        if process.failure is not None:
+            return str(process.failure["error"])
+        nodes = ", ".join(process.spec.nodes)
+        busy = self._busy(process)
+        while_in = f" while in {busy[0]}" if busy else ""
+        if code < 0:
+            killer = signal.Signals(-code).name
+            return f"process {process.name!r} ({nodes}) was killed by {killer}{while_in}"
+        return f"process {process.name!r} ({nodes}) ended with code {code}{while_in}"
+
+    def _start_due(self, now: float) -> None:
+        if not self._preloaded:
+            if now - self.began > FORK_SERVER_S:
+                raise Failed(f"the fork server was not ready after {FORK_SERVER_S:g} s")
+            return
+        for process in self.processes.values():
+            if process.phase == "waiting" and now >= process.due:
+                process.phase, process.began = "starting", now
+                process.incarnation = process.restarts
+                process.started = False
+                self._launch(process)
+
+    def _launch(self, process: Process) -> None:
+        path = str(self.directory / "control")
+        if process.spec.python is None:
+            assert self._fork_control is not None
+            self._fork_control.send(
+                "fork", process=process.name, incarnation=process.incarnation, path=path
+            )
+            return
+        command = [process.spec.python, "-m", "streamflow.worker", path, process.name]
+        command += [str(process.incarnation), str(os.getpid())]
+        try:
+            process.child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, env=self._environment
+            )
+        except OSError as error:
+            raise Failed(
+                f"process {process.name!r}: cannot run {process.spec.python}: {error}"
+            ) from error
+        process.pid = process.child.pid
+
+    # --- edges --------------------------------------------------------------------------------
+
+    def _edges_of(self, process: Process) -> list[Edge]:
+        return [edge for edge in self.edges.values() if process in (edge.producer, edge.consumer)]
+
+    def _unlink(self, edge: Edge, dead: Process) -> None:
+        if edge.linked:
+            other = edge.consumer if dead is edge.producer else edge.producer
+            if other.control is not None:
+                other.control.send("unlink", edge=edge.name)
+        edge.linked = edge.greeted = False
+
+    def _relink(self) -> None:
+        """Connect every edge whose two ends are there and not connected."""
+        ready = ("ready", "running", "finished")
+        for edge in self.edges.values():
+            ends = (edge.producer, edge.consumer)
+            if edge.linked or any(end.phase not in ready or end.control is None for end in ends):
+                continue
+            edge.generation += 1
+            path = endpoint_path(self.directory, f"e{edge.plan.index}.{edge.generation}")
+            for end in ends:
+                if end.control is not None:
+                    end.control.send("link", edge=edge.name, path=str(path))
+            edge.linked = True
+
+    def _advance(self, now: float) -> None:
+        """Start who may start; close when everyone has finished."""
+        everyone = self.processes.values()
+        if not self.started_at:
+            ready = all(process.phase == "ready" for process in everyone)
+            if not ready:
+                self._check_start_deadline(now)
+                return
+            if not all(edge.greeted for edge in self.edges.values()):
+                return
+            self.started_at, self.ready_s = now, now - self.began
+            self._moved = (0, now)
+        for process in everyone:
+            mine = [
+                edge for edge in self.edges.values() if process in (edge.producer, edge.consumer)
+            ]
+            if process.phase == "ready" and all(
+                edge.greeted or self._gone(edge, process) for edge in mine
+            ):
+                process.phase = "running"
+                assert process.control is not None
+                process.control.send("start")
+                if self._draining:
+                    process.control.send("drain")
+        if (
+            self.duration is not None
+            and not self._draining
+            and now >= self.started_at + self.duration
+        ):
+            self._drain(now)
+        if not self._closing and all(process.phase == "finished" for process in everyone):
+            self._closing = True
+            self._close_deadline = now + self.graph.limits.drain_seconds
+            for process in everyone:
+                if process.control is not None:
+                    process.control.send("close")
+
+    @staticmethod
+    def _gone(edge: Edge, process: Process) -> bool:
+        """Whether the other end of an edge is away: a source must not wait for a dead sink."""
+        other = edge.consumer if process is edge.producer else edge.producer
+        return other.phase in ("waiting", "starting", "dead")
+
+    def _check_start_deadline(self, now: float) -> None:
+        late = [
+            p.name for p in self.processes.values()
+            if p.phase == "starting" and now - p.began > self.graph.limits.start_seconds
+        ]  # fmt: skip
+        if late:
+            busy = [
+                f"{name} (in {b[0]})" if (b := self._busy(self.processes[name])) else name
+                for name in late
+            ]
+            raise Failed(
+                f"not ready after {self.graph.limits.start_seconds:g} s: {', '.join(busy)} "
+                "(limits: start_seconds)"
+            )
+
+    # --- watching -----------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Notice hanging nodes, deadlocks, and what the processes use."""
+        for process in self.processes.values():
+            if process.pid and process.phase not in ("closed", "dead", "waiting"):
+                self._sample(process)
+                busy = self._busy(process)
+                limit = self.graph.limits.handler_seconds
+                if busy and busy[1] > limit and process.phase in ("running", "finished"):
+                    process.failure = {
+                        "error": f"{busy[0]} has not returned for {busy[1]:.1f} s "
+                        "(limits: handler_seconds)",
+                        "traceback": "",
+                    }
+                    os.kill(process.pid, signal.SIGKILL)
+        if self.started_at and not self._closing:
+            self._check_stall(now)
+
+    def _busy(self, process: Process) -> tuple[str, float] | None:
+        """What a process is in the middle of, and for how many seconds."""
+        board = process.board
+        since = board.now(Board.SINCE)
+        if since == 0:
+            return None
+        index, port = board.now(Board.NODE) - 1, board.now(Board.PORT)
+        if not 0 <= index < len(process.spec.nodes):
+            return None
+        name = process.spec.nodes[index]
+        inputs = self.graph.nodes[name].inputs
+        verb = f"on_{inputs[port].input}" if 0 <= port < len(inputs) else "open, finish or close"
+        return f"node {name!r} ({verb})", (time.monotonic_ns() - since) / 1e9
+
+    def _sample(self, process: Process) -> None:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            ticks = os.sysconf("SC_CLK_TCK")
+            process.cpu_s = process.cpu_before + (int(fields[11]) + int(fields[12])) / ticks
+            rss = int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+            process.rss_peak_mib = max(process.rss_peak_mib, rss)
+
+    def _check_stall(self, now: float) -> None:
+        """All blocked, nobody working, nothing moving: say which edges."""
+        total, blocked = 0, []
+        for name, edge in self.edges.items():
+            counts = self._edge_counts(name)
+            total += counts["handled"] + counts["produced"]
+            if counts["waiting"] >= edge.plan.spec.capacity and edge.plan.spec.when_full == "block":
+                blocked.append(f"{name} ({counts['waiting']} waiting)")
+        idle = all(
+            process.phase in ("running", "finished") and self._busy(process) is None
+            for process in self.processes.values()
+        )
+        if total != self._moved[0] or not blocked or not idle:
+            self._moved = (total, now)
+        elif now - self._moved[1] > STALL_S:
+            raise Failed(f"all blocked, no progress for {STALL_S:g} s: {'; '.join(blocked)}")
+
+    # --- signals ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _catching_signals(self) -> Any:
+        """SIGINT and SIGTERM drain; a second one, or the deadline, stops at once."""
+        self._wakeup, wake = socket.socketpair()
+        self._wakeup.setblocking(False)
+        wake.setblocking(False)
+        old_fd = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        old = {
+            number: signal.signal(number, lambda got, _frame: self._signals.append(got))
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(old_fd)
+            for number, handler in old.items():
+                signal.signal(number, handler)
+            wake.close()
+            self._wakeup.close()
+
+    def _obey_signals(self, now: float) -> None:
+        while self._signals:
+            number = self._signals.pop(0)
+            if self.outcome == "interrupted":
+                raise Failed("stopped at once by a second signal; see in_flight in the report")
+            self.outcome = "interrupted"
+            self.exit_code = 130 if number == signal.SIGINT else 0
+            if not self.started_at:
+                raise Failed("interrupted before the graph was ready")
+            self._drain(now)
+        if self._deadline is not None and now > self._deadline and not self._closing:
+            self.exit_code = self.exit_code or 1
+            raise Failed(
+                f"not drained after {self.graph.limits.drain_seconds:g} s (limits: drain_seconds); "
+                "see in_flight in the report"
+            )
+        if self._closing and now > self._close_deadline:
+            slow = [p.name for p in self.processes.values() if p.phase != "closed"]
+            raise Failed(
+                f"not closed after {self.graph.limits.drain_seconds:g} s: {', '.join(slow)}"
+            )
+
+    def _drain(self, now: float) -> None:
+        self._draining = True
+        self._deadline = now + self.graph.limits.drain_seconds
+        for process in self.processes.values():
+            if process.control is not None and process.phase in ("running", "finished"):
+                process.control.send("drain")
+
+    # --- starting and stopping ----------------------------------------------------------------
+
+    _preloaded = False
+    _closing_down = False
+    _close_deadline = 0.0
+
+    def _listen(self) -> None:
+        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._server.bind(str(endpoint_path(self.directory, "control")))
+        self._server.listen(64)
+
+    def _start_fork_server(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._environment = {**os.environ, **THREADS, "NUMBA_CACHE_DIR": str(cache_directory())}
+        self._fork_server = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "streamflow.forkserver",
+                str(theirs.fileno()),
+                str(self.directory),
+                str(os.getpid()),
+            ],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env=self._environment,
+        )
+        theirs.close()
+        self._fork_control = Control(ours)
+        self._connections[ours.fileno()] = (self._fork_control, None)
+
+    def _create_memory(self) -> None:
+        for process in self.processes.values():
+            layout = process.layout
+            size = Board.size(layout.words, len(layout.histograms))
+            process.board_fd = create(f"board:{process.name}", size)
+            process.vault_fd = create(f"vault:{process.name}", VAULT_BYTES)
+            process.board = Board(
+                process.board_fd, layout.words, histograms=len(layout.histograms), writable=True
+            )
+        for segment in self.plan.segments:
+            name = f"{segment.node}.{segment.output}"
+            fd = create(name, segment_bytes(segment.slots, segment.slot_bytes))
+            self._segments[name] = (segment, fd, read_only(fd))
+
+    def _stop_everything(self) -> None:
+        """Whatever happened, nothing of the run is left."""
+        self._closing_down = True
+        for process in self.processes.values():
+            if hasattr(process, "board"):
+                self._finals[process.name] = process.board.read()
+        if self._fork_control is not None:
+            self._fork_control.close()  # it kills its children and ends
+        for process in self.processes.values():
+            if process.child is not None:
+                process.child.kill()
+                process.child.wait()
+        if self._fork_server is not None:
+            try:
+                self._fork_server.wait(5)
+            except subprocess.TimeoutExpired:
+                self._fork_server.kill()
+                self._fork_server.wait()
+        for control, _process in self._connections.values():
+            control.close()
+        if hasattr(self, "_server"):
+            self._server.close()
+        for process in self.processes.values():
+            for fd in (process.board_fd, process.vault_fd):
+                if fd >= 0:
+                    os.close(fd)
+        for _segment, fd, reader in self._segments.values():
+            os.close(fd)
+            os.close(reader)
+        self._segments.clear()
+
+    # --- what a worker is told ----------------------------------------------------------------
+
+    def _mine(self, spec: ProcessSpec) -> tuple[list[EdgePlan], list[EdgePlan], list[EdgePlan]]:
+        """A process's edges: coming in, going out, and staying inside."""
+        nodes = set(spec.nodes)
+        ins, outs, inside = [], [], []
+        for edge in self.plan.edges:
+            if edge.transport == "reference":
+                if edge.spec.node in nodes:
+                    inside.append(edge)
+            elif edge.spec.node in nodes:
+                ins.append(edge)
+            elif edge.spec.source in nodes:
+                outs.append(edge)
+        return ins, outs, inside
+
+    def _outputs(self, spec: ProcessSpec) -> list[SegmentPlan]:
+        return [segment for segment in self.plan.segments if segment.node in spec.nodes]
+
+    def _layout(self, spec: ProcessSpec) -> Layout:
+        ins, _outs, inside = self._mine(spec)
+        outputs = self._outputs(spec)
+        by_index = {edge.index: edge for edge in self.plan.edges}
+        outs = [
+            by_index[index].spec.name
+            for segment in outputs
+            for index in segment.edges
+            if by_index[index].transport == "shared"
+        ]
+        return Layout(
+            list(spec.nodes), [e.spec.name for e in ins], outs, [e.spec.name for e in inside],
+            [f"{segment.node}.{segment.output}" for segment in outputs],
+        )  # fmt: skip
+
+    def _worker_plan(self, process: Process) -> tuple[Message, list[int]]:
+        """Everything a worker needs, and the descriptors of its memory."""
+        graph, spec = self.graph, process.spec
+        ins, _outs, inside = self._mine(spec)
+        outputs = self._outputs(spec)
+        by_index = {edge.index: edge for edge in self.plan.edges}
+        fds = [process.board_fd, process.vault_fd]
+        fds += [self._segments[f"{s.node}.{s.output}"][1] for s in outputs]
+        fds += [self._segments[f"{e.spec.source}.{e.spec.output}"][2] for e in ins]
+        plan: Message = {
+            "process": spec.name,
+            "directory": str(self.directory),
+            "incarnation": process.incarnation,
+            "restart": spec.restart.when,
+            "clock": graph.clock,
+            "speed": graph.speed,
+            "limits": msgspec.to_builtins(graph.limits),
+            "nodes": [
+                {
+                    "name": name,
+                    "kind": graph.nodes[name].kind,
+                    "settings": graph.nodes[name].settings,
+                    "inputs": [edge.input for edge in graph.nodes[name].inputs],
+                }
+                for name in spec.nodes
+            ],
+            "outputs": [
+                {
+                    "name": f"{segment.node}.{segment.output}",
+                    "slots": segment.slots,
+                    "slot_size": segment.slot_bytes,
+                    "links": [
+                        {
+                            "edge": by_index[index].spec.name,
+                            "policy": by_index[index].spec.when_full,
+                            "capacity": by_index[index].spec.capacity,
+                            "window": by_index[index].spec.window,
+                        }
+                        for index in segment.edges
+                        if by_index[index].transport == "shared"
+                    ],
+                }
+                for segment in outputs
+            ],
+            "ins": [self._in_plan(edge) for edge in ins],
+            "locals": [
+                {
+                    "edge": edge.spec.name,
+                    "output": f"{edge.spec.source}.{edge.spec.output}",
+                    "node": edge.spec.node,
+                    "input": edge.spec.input,
+                }
+                for edge in inside
+            ],
+        }
+        return plan, fds
+
+    def _in_plan(self, edge: EdgePlan) -> Message:
+        segment, _fd, _reader = self._segments[f"{edge.spec.source}.{edge.spec.output}"]
+        return {
+            "edge": edge.spec.name,
+            "node": edge.spec.node,
+            "port": edge.spec.input,
+            "window": edge.spec.window,
+            "slots": segment.slots,
+            "slot_size": segment.slot_bytes,
+        }
+
+    # --- what is told -------------------------------------------------------------------------
+
+    def _words(self, process: Process) -> list[int]:
+        return self._finals.get(process.name) or process.board.read()
+
+    def _edge_counts(self, name: str) -> dict[str, Any]:
+        edge = self.edges[name]
+        out = edge.producer.layout.read(self._words(edge.producer), "out", name)
+        into = edge.consumer.layout.read(self._words(edge.consumer), "in", name)
+        return shared_edge(out, into)
+
+    def edge_report(self) -> dict[str, dict[str, Any]]:
+        """Every edge's ledger, from both of its ends."""
+        report = {}
+        for edge in self.plan.edges:
+            name, spec = edge.spec.name, edge.spec
+            head: dict[str, Any] = {"transport": edge.transport, "policy": spec.when_full}
+            if edge.transport == "shared":
+                counts = self._edge_counts(name)
+            else:
+                process = self._home[spec.node]
+                counts = reference_edge(process.layout.read(self._words(process), "local", name))
+            report[name] = head | counts
+        return report
+
+    def node_report(self) -> dict[str, dict[str, Any]]:
+        """What every node has handled and made."""
+        report = {}
+        for name, process in self._home.items():
+            words = self._words(process)
+            counts = process.layout.read(words, "node", name)
+            faults = process.layout.read_faults(words, name, process.faults.get(name, []))
+            report[name] = {
+                "process": process.name,
+                **{
+                    key: counts[key]
+                    for key in ("packets_in", "packets_out", "items_in", "items_out")
+                },
+                "restarts": process.restarts,
+                "state_lost": counts["state_lost"],
+                "stream_time": counts["time"],
+                "faults": faults,
+            }
+        return report
+
+    def latency_report(self) -> dict[str, dict[str, float]]:
+        """Capture to arrival at every node without outputs, in microseconds."""
+        report = {}
+        for name, spec in self.graph.nodes.items():
+            if not spec.outputs and spec.inputs and hasattr(self._home[name], "board"):
+                worst = [self.edge_latency(edge.name) for edge in spec.inputs]
+                report[name] = max(worst, key=lambda summary: summary["p99"])
+        return report
+
+    def edge_latency(self, name: str) -> dict[str, float]:
+        """Capture to arrival at the consumer of one edge, in microseconds."""
+        for edge in self.plan.edges:
+            if edge.spec.name == name:
+                process = self._home[edge.spec.node]
+                return process.board.histogram(process.layout.histograms[name]).summary()
+        raise KeyError(name)
+
+    def report(self) -> dict[str, Any]:
+        """The run report; see docs/run-report.md."""
+        made = all(hasattr(process, "board") for process in self.processes.values())
+        edges = self.edge_report() if made else {}
+        unbalanced = (
+            {name: wrong for name, counts in edges.items() if (wrong := balance(counts))}
+            if self.outcome == "completed"
+            else {}
+        )
+        results = {k: v for process in self.processes.values() for k, v in process.results.items()}
+        return {
+            "schema": 1,
+            "graph": self.graph.name,
+            "outcome": self.outcome,
+            "error": self.error,
+            "wall_s": round(self._wall_s or time.monotonic() - self.began, 3),
+            "ready_s": round(self.ready_s, 3),
+            "versions": versions(),
+            "graph_digest": self.graph.digest,
+            "nodes": self.node_report() if made else {},
+            "processes": {
+                process.name: {
+                    "pid": process.pid,
+                    "cpu_s": round(process.cpu_s, 3),
+                    "rss_peak_mib": round(process.rss_peak_mib, 1),
+                    "restarts": process.restarts,
+                    "phase": process.phase,
+                }
+                for process in self.processes.values()
+            },
+            "edges": edges,
+            "unbalanced": unbalanced,
+            "latency_us": self.latency_report() if made else {},
+            "results": results,
+            "notes": self.notes,
+        }
+
+
+def versions() -> dict[str, str]:
+    """What ran: Python, streamflow, and the libraries that decide results."""
+    found = {"python": platform.python_version(), "streamflow": __version__}
+    for name in ("numpy", "numba", "pyzmq", "msgspec", "dv-processing", "faery", "nir"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def cache_directory() -> Path:
+    """A folder where compiled kernels can be kept; tested, so that no worker compiles in vain."""
+    candidates = [os.environ.get("NUMBA_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")]
+    home = Path.home() if "HOME" in os.environ else None
+    paths = [Path(candidates[0])] if candidates[0] else []
+    if candidates[1]:
+        paths.append(Path(candidates[1], "streamflow", "numba"))
+    elif home is not None:
+        paths.append(home / ".cache" / "streamflow" / "numba")
+    paths.append(Path(tempfile.gettempdir(), f"streamflow-{os.getuid()}-numba"))
+    for path in paths:
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                return path
+        except OSError:
+            continue
+    raise TransportError(f"no folder for compiled kernels can be written: tried {paths}")
+
+
+def run(graph: Graph, **options: Any) -> dict[str, Any]:
+    """Run a graph and return its report: what `streamflow run` does, for scripts."""
+    return Supervisor(graph, **options).run()
+
+
+def write_report(report: dict[str, Any], path: str | Path) -> None:
+    """Write a run report as JSON."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(report, indent=1) + "\n")
