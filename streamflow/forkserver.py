@@ -40,8 +40,9 @@ def _dummy(x):  # type: ignore[no-untyped-def]  # Numba finds the types
 class ForkServer:
     """Forks on demand, reports deaths, and kills everyone when the supervisor is gone."""
 
-    def __init__(self, control: Control, directory: Path, supervisor: int) -> None:
-        self.control, self.directory, self.supervisor = control, directory, supervisor
+    def __init__(self, control: Control, supervisor: int) -> None:
+        self.control, self.supervisor = control, supervisor
+        self.directory: Path | None = None
         self.children: set[int] = set()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -56,10 +57,12 @@ class ForkServer:
             self._drain_wake()
             self._reap()
             for message in self.control.receive():
-                if message["op"] == "fork":
+                if message["op"] == "serve":
+                    self.directory = Path(message["directory"])
+                elif message["op"] == "fork":
                     self._fork(message["process"], message["incarnation"], message["path"])
         self._kill_everyone()
-        if os.getppid() != self.supervisor:
+        if os.getppid() != self.supervisor and self.directory is not None:
             shutil.rmtree(self.directory, ignore_errors=True)  # it was killed and left its folder
 
     def _fork(self, process: str, incarnation: int, path: str) -> None:
@@ -103,7 +106,7 @@ class ForkServer:
             os.waitpid(pid, 0)
 
 
-def main(fd: int, directory: str, supervisor: int) -> None:
+def main(fd: int, supervisor: int) -> None:
     """Run the fork server on the connection `fd`."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -111,8 +114,8 @@ def main(fd: int, directory: str, supervisor: int) -> None:
         sys.exit(1)
     control = Control(socket.socket(fileno=fd))
     preload()
-    ForkServer(control, Path(directory), supervisor).serve()
+    ForkServer(control, supervisor).serve()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -7,6 +7,7 @@ from typing import Any
 
 NODE = (
     "packets_in", "packets_out", "items_in", "items_out", "state_lost", "time", "finished",
+    "progress",
 )  # fmt: skip
 FAULTS = 12  # words a node has for its named faults
 IN = (

@@ -103,6 +103,9 @@ class Node(Generic[S]):
     faults: ClassVar[tuple[str, ...]] = ()
     """Names of what can be wrong with the data and is counted rather than fatal."""
 
+    progress: float | None = None
+    """How much of its data a source has given, from 0 to 1; None where the end is not known."""
+
     holds_from: int | None = None
     """Earliest stream time (us) that a later packet of this node may still start at, while the node
     holds something back; None when it holds nothing. Downstream stream time waits for it."""

@@ -28,7 +28,7 @@ from .control import PROTOCOL, Control, Message, peer_is_me
 from .errors import StreamflowError, TransportError
 from .graph import Graph, ProcessSpec
 from .memory import Board, create, read_only, segment_bytes
-from .metrics import NODE, Layout, balance, reference_edge, shared_edge
+from .metrics import Layout, balance, reference_edge, shared_edge
 from .plan import EdgePlan, SegmentPlan, make_plan
 from .transport import RunDirectory, endpoint_path
 
@@ -90,6 +90,32 @@ class Edge:
         self.linked = self.greeted = False
 
 
+class ForkServer:
+    """The fork server as its owner sees it. It loads in the background once it is made."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.environment = {**os.environ, **THREADS, "NUMBA_CACHE_DIR": str(cache_directory())}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "streamflow.forkserver", str(theirs.fileno()), str(os.getpid())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env=self.environment,
+        )
+        theirs.close()
+        self.control = Control(ours)
+        self.began = time.monotonic()
+
+    def stop(self) -> None:
+        """End it; it kills whatever it has forked."""
+        self.control.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
 class Supervisor:
     """One run of a graph. `run()` returns the report; `status()` may be read while it runs."""
 
@@ -100,6 +126,7 @@ class Supervisor:
         duration: float | None = None,
         watch: Callable[[Supervisor], None] | None = None,
         every: float = 0.5,
+        fork_server: ForkServer | None = None,
     ) -> None:
         self.graph, self.plan = graph, make_plan(graph)
         self.duration, self._watch, self._every = duration, watch, every
@@ -124,8 +151,7 @@ class Supervisor:
         self._home = home
         self._segments: dict[str, tuple[SegmentPlan, int, int]] = {}
         self._connections: dict[int, tuple[Control, Process | None]] = {}
-        self._fork_server: subprocess.Popen[bytes] | None = None
-        self._fork_control: Control | None = None
+        self._fork_server = fork_server
         self._signals: list[int] = []
         self._deadline: float | None = None
         self._draining = self._closing = False
@@ -206,7 +232,7 @@ class Supervisor:
         control, process = self._connections[fd]
         messages = control.receive()
         for message in messages:
-            if control is self._fork_control:
+            if self._is_fork_server(control):
                 self._hear_fork_server(message)
             elif process is None:
                 process = self._greet(control, message)
@@ -218,11 +244,14 @@ class Supervisor:
         if not control.open:
             del self._connections[fd]
             control.close()
-            if control is self._fork_control:
+            if self._is_fork_server(control):
                 raise Failed(
                     "the fork server died (killed?), and every process with it: the run is over; "
                     "run the graph again"
                 )
+
+    def _is_fork_server(self, control: Control) -> bool:
+        return self._fork_server is not None and control is self._fork_server.control
 
     # --- processes ----------------------------------------------------------------------------
 
@@ -340,11 +369,14 @@ class Supervisor:
                 process.started = False
                 self._launch(process)
 
+    def _fork_environment(self) -> dict[str, str]:
+        return self._fork_server.environment if self._fork_server is not None else {}
+
     def _launch(self, process: Process) -> None:
         path = str(self.directory / "control")
         if process.spec.python is None:
-            assert self._fork_control is not None
-            self._fork_control.send(
+            assert self._fork_server is not None  # it said "preloaded"
+            self._fork_server.control.send(
                 "fork", process=process.name, incarnation=process.incarnation, path=path
             )
             return
@@ -352,7 +384,7 @@ class Supervisor:
         command += [str(process.incarnation), str(os.getpid())]
         try:
             process.child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, env=self._environment
+                command, stdin=subprocess.DEVNULL, env=self._fork_environment()
             )
         except OSError as error:
             raise Failed(
@@ -565,24 +597,11 @@ class Supervisor:
         self._server.listen(64)
 
     def _start_fork_server(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._environment = {**os.environ, **THREADS, "NUMBA_CACHE_DIR": str(cache_directory())}
-        self._fork_server = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "streamflow.forkserver",
-                str(theirs.fileno()),
-                str(self.directory),
-                str(os.getpid()),
-            ],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env=self._environment,
-        )
-        theirs.close()
-        self._fork_control = Control(ours)
-        self._connections[ours.fileno()] = (self._fork_control, None)
+        if self._fork_server is None:
+            self._fork_server = ForkServer()
+        control = self._fork_server.control
+        control.send("serve", directory=str(self.directory))
+        self._connections[control.fileno()] = (control, None)
 
     def _create_memory(self) -> None:
         for process in self.processes.values():
@@ -604,18 +623,12 @@ class Supervisor:
         for process in self.processes.values():
             if hasattr(process, "board"):
                 self._finals[process.name] = process.board.read()
-        if self._fork_control is not None:
-            self._fork_control.close()  # it kills its children and ends
+        if self._fork_server is not None:
+            self._fork_server.stop()
         for process in self.processes.values():
             if process.child is not None:
                 process.child.kill()
                 process.child.wait()
-        if self._fork_server is not None:
-            try:
-                self._fork_server.wait(5)
-            except subprocess.TimeoutExpired:
-                self._fork_server.kill()
-                self._fork_server.wait()
         for control, _process in self._connections.values():
             control.close()
         if hasattr(self, "_server"):
@@ -772,6 +785,7 @@ class Supervisor:
                 "restarts": process.restarts,
                 "state_lost": counts["state_lost"],
                 "stream_time": counts["time"],
+                "progress": counts["progress"],
                 "faults": faults,
             }
         return report

@@ -79,6 +79,8 @@ class RunDirectory:
     def __init__(self, identity: str) -> None:
         self.path = runtime_directory() / identity
         endpoint_path(self.path, "e99999.999999")  # fail now, with a clear message
+        for leftover in leftovers():
+            shutil.rmtree(leftover, ignore_errors=True)  # what a power cut or the like left
         self.path.mkdir(mode=0o700)
         self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

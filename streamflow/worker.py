@@ -469,7 +469,7 @@ class Worker:
         return True
 
     def _source_time(self, index: int, runner: Runner, emission: Emission) -> None:
-        """A source's packets are in order: their port is past this one, the others have reached it."""
+        """A source's packets are in order: this port is past the packet, the others are at it."""
         runner.time = emission.packet.start
         for port, route in runner.routes.items():
             packet = emission.packet
@@ -739,6 +739,7 @@ class Worker:
             write(
                 at, runner.packets_in, runner.packets_out, runner.items_in, runner.items_out,
                 runner.state_lost, runner.time, runner.finished,
+                -1 if runner.node.progress is None else int(1000 * runner.node.progress),
             )  # fmt: skip
             if runner.node.fault_counts:
                 write(at + len(NODE), *list(runner.node.fault_counts.values())[:FAULTS])
