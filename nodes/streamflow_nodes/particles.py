@@ -21,7 +21,7 @@ PARTICLE = np.dtype(
         ("start_us", "<i8"),  # the window that was classified, [start_us, stop_us)
         ("stop_us", "<i8"),
         ("events", "<i4"),  # events in the window
-        ("outer_events", "<i4"),  # of these, farther from the centre of the image than `inner`
+        ("outer_events", "<i4"),  # of these, farther from (x, y) than a quarter of the height
         ("peak_rate", "<f4"),  # highest event rate in the window, events per second
         ("width_us", "<f4"),  # time that the central 80 % of the events take, us
         ("on_fraction", "<f4"),  # ON events / events, 0 to 1

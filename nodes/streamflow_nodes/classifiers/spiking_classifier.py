@@ -1,0 +1,145 @@
+"""Classifies bursts with a spiking network that sees every event of the burst."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from streamflow.errors import NodeError
+from streamflow.node import Emission, FilePath, In, Microseconds, Node, Out, Settings
+from streamflow.packet import Events, Packet, Table
+
+from ..bursts import cell_size, class_names, inner_window, particle, softmax, warm_up
+from ..event_packets import Sensor, check_sensor, no_words, words_of
+from ..kernels.burst_measures import cells_and_steps
+from ..spiking import Integrator, NetworkError, Reset, read_network
+
+
+class SpikingClassifierSettings(Settings, frozen=True, kw_only=True):
+    """Which network, and the rules that its file does not say."""
+
+    model: FilePath
+    """A NIR file: Input (2, rows, columns), Flatten, Affine or Linear, LIF or CubaLIF, ..., Output
+    with one value or neuron for each class."""
+    classes: tuple[str, ...]
+    """Names of the outputs, in their order."""
+    window: Microseconds = 600
+    """The middle of the burst that the network is given (us)."""
+    dt: Microseconds = 50
+    """Time step of the network (us)."""
+    integrator: Integrator = "euler"
+    reset: Reset = "value"
+    """After a spike the membrane goes to v_reset (value), or down by the threshold (subtract)."""
+
+
+class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
+    """One particle for each burst, its class from a spiking network run over the burst's events.
+
+    The network is at rest before each burst. In the middle `window` of the burst it makes
+    window / dt steps; in each, every event adds its cell's row of weights to the first layer
+    (several events in a step and cell count several times), and all layers follow without delay.
+    The scores are the output summed over the steps: spike counts when the last node is a LIF or
+    CubaLIF, else the weighted spikes of the layer before. probability = softmax(scores).
+
+    The equations are in `streamflow_nodes.spiking`; time step, integrator and reset are settings,
+    as NIR leaves them open (Pedersen et al. 2024, "Neuromorphic intermediate representation"), and
+    stand in the results. A model whose metadata say otherwise (dt_us, window_us, classes,
+    integrator, reset) is refused. Classifying bursts with an SNN follows Abreu, Gouda, Lugnan and
+    Bienstman (2023), "Flow cytometry with event-based vision and spiking neuromorphic hardware".
+
+    Every burst gives one row; `decided_us` is the burst's stop. State: none. Events outside the
+    sensor are left out and counted as `outside_sensor`.
+
+        spiking:
+          kind: spiking_classifier
+          inputs: {bursts: bursts.bursts}
+          settings: {model: model.nir, classes: [A, B], dt: 50}
+    """
+
+    bursts = In(Events)
+    particles = Out(Table)
+    faults = ("outside_sensor",)
+
+    def open(self) -> None:
+        s = self.settings
+        self._names = class_names(self, list(s.classes))
+        if s.window % s.dt:
+            raise NodeError(
+                self.name, f"settings: window {s.window} us is not a multiple of dt {s.dt} us"
+            )
+        try:
+            self._network = read_network(
+                s.model, dt=s.dt * 1e-6, integrator=s.integrator, reset=s.reset
+            )
+        except NetworkError as error:
+            raise NodeError(self.name, str(error)) from error
+        self._check_model()
+        _, self._rows, self._columns = self._network.input_shape
+        self._ends = np.empty(s.window // s.dt, np.int64)
+        self._sensor: Sensor | None = None
+        warm_up(no_words())
+        cells = np.empty(0, np.int64)
+        cells_and_steps(no_words(), 0, 1, 1, 1, 1, 1, cells, self._ends)
+        self._network.run(cells, self._ends)
+
+    def _check_model(self) -> None:
+        s, network = self.settings, self._network
+        if len(network.input_shape) != 3 or network.input_shape[0] != 2:
+            raise NodeError(
+                self.name,
+                f"{s.model}: its input has shape {network.input_shape}; expected (2, rows, "
+                "columns): OFF and ON events by cell",
+            )
+        if network.outputs != len(s.classes):
+            raise NodeError(
+                self.name,
+                f"{s.model}: {network.outputs} outputs for the {len(s.classes)} classes "
+                f"{list(s.classes)}; name each output in the setting classes",
+            )
+        chosen = {
+            "dt_us": s.dt,
+            "window_us": s.window,
+            "classes": ",".join(s.classes),
+            "integrator": s.integrator,
+            "reset": s.reset,
+        }
+        for what, value in chosen.items():
+            trained = network.metadata.get(what, value)
+            trained = trained.decode() if isinstance(trained, bytes) else trained
+            if trained != value:
+                raise NodeError(
+                    self.name,
+                    f"{s.model}: trained with {what} {trained}, and the settings say {value}: "
+                    "change the setting, or train again",
+                )
+
+    def on_bursts(self, packet: Packet[Events]) -> Iterator[Emission]:
+        words = words_of(self, packet)
+        self._sensor = check_sensor(self, self._sensor, packet)
+        factor = cell_size(self, packet, self._rows, self._columns)
+        start, _ = inner_window(self, packet, self.settings.window)
+        cells, ends = np.empty(words.size // 2, np.int64), self._ends
+        outside = cells_and_steps(
+            words, start, self.settings.dt, len(ends), factor, self._rows, self._columns,
+            cells, ends,
+        )  # fmt: skip
+        if outside:
+            self.count_fault("outside_sensor", outside)
+        scores, _ = self._network.run(cells, ends)
+        probability = softmax(scores)
+        best = int(probability.argmax())
+        row = particle(packet, words, self._names[best], float(probability[best]))
+        yield self.particles(Table(row), packet.start, packet.stop)
+
+    def results(self) -> dict[str, Any]:
+        s = self.settings
+        return {
+            "model": s.model,
+            "dt_us": s.dt,
+            "window_us": s.window,
+            "integrator": s.integrator,
+            "reset": s.reset,
+            "readout": "sum of the output over the window",
+        }

@@ -1,0 +1,125 @@
+"""What one burst of events looks like: counts, rate, duration, position; and its count image.
+
+Events come as 64-bit words, two for each event: its time, then x | y << 16 | polarity << 32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+PEAK_US = 100  # the time over which the highest rate is taken: a tenth of a passage
+
+
+@njit(cache=True, nogil=True)
+def measure_burst(words: NDArray[np.int64], outer: float, measures: NDArray[np.float64]) -> None:
+    """Six measures of a burst of at least one event, in `measures`.
+
+    words : (2 n,) int64, events in time order, n >= 1; not changed
+    outer : float, pixels: an event farther than this from the mean position is an outer event
+    measures : (6,) float64, written: outer events; highest rate over `PEAK_US` (events per second);
+        time from the event at 10 % to that at 90 % of the events (us); ON events / events; mean x
+        and mean y (pixels)
+    """
+    n = words.shape[0] >> 1
+    on, sum_x, sum_y = 0, 0, 0
+    most, low = 0, 0
+    for index in range(n):
+        word = words[2 * index + 1]
+        sum_x += word & 0xFFFF
+        sum_y += (word >> 16) & 0xFFFF
+        on += 1 if (word >> 32) & 0xFF else 0
+        while words[2 * index] - words[2 * low] >= PEAK_US:
+            low += 1
+        most = max(most, index - low + 1)
+    mean_x, mean_y = sum_x / n, sum_y / n
+    far = 0
+    for index in range(n):
+        word = words[2 * index + 1]
+        dx = (word & 0xFFFF) - mean_x
+        dy = ((word >> 16) & 0xFFFF) - mean_y
+        far += 1 if dx * dx + dy * dy > outer * outer else 0
+    measures[0] = far
+    measures[1] = most * 1e6 / PEAK_US
+    measures[2] = words[2 * ((9 * n) // 10)] - words[2 * (n // 10)]
+    measures[3] = on / n
+    measures[4] = mean_x
+    measures[5] = mean_y
+
+
+@njit(cache=True, nogil=True)
+def count_image(
+    words: NDArray[np.int64],
+    start: int,
+    stop: int,
+    factor: int,
+    image: NDArray[np.float64],
+) -> int:
+    """The events in [start, stop) of each polarity and cell, in `image`; how many fell outside it.
+
+    words : (2 n,) int64, events; not changed
+    start, stop : int, us
+    factor : int, pixels on each side of a cell
+    image : (2, rows, columns) float64, events; OFF first; written
+    """
+    image[:] = 0.0
+    outside = 0
+    for index in range(words.shape[0] >> 1):
+        if start <= words[2 * index] < stop:
+            word = words[2 * index + 1]
+            on = 1 if (word >> 32) & 0xFF else 0
+            row = ((word >> 16) & 0xFFFF) // factor
+            column = (word & 0xFFFF) // factor
+            if row < image.shape[1] and column < image.shape[2]:
+                image[on, row, column] += 1.0
+            else:
+                outside += 1
+    return outside
+
+
+@njit(cache=True, nogil=True)
+def cells_and_steps(
+    words: NDArray[np.int64],
+    start: int,
+    step: int,
+    steps: int,
+    factor: int,
+    rows: int,
+    columns: int,
+    cells: NDArray[np.int64],
+    ends: NDArray[np.int64],
+) -> int:
+    """Which input each event excites, and where each step's events end; how many fell outside.
+
+    words : (2 n,) int64, events in time order; not changed
+    start : int, us, beginning of the first step; step : int, us; steps : int
+    factor : int, pixels on each side of a cell
+    rows, columns : int, cells
+    cells : (>= n,) int64, (polarity rows + row) columns + column, written; OFF is polarity 0
+    ends : (steps,) int64, number of cells up to the end of each step, written
+    """
+    count, at, outside = 0, 0, 0
+    for index in range(words.shape[0] >> 1):
+        time = words[2 * index]
+        if time < start:
+            continue
+        here = (time - start) // step
+        if here >= steps:
+            break
+        while at < here:
+            ends[at] = count
+            at += 1
+        word = words[2 * index + 1]
+        on = 1 if (word >> 32) & 0xFF else 0
+        row = ((word >> 16) & 0xFFFF) // factor
+        column = (word & 0xFFFF) // factor
+        if row >= rows or column >= columns:
+            outside += 1
+            continue
+        cells[count] = (on * rows + row) * columns + column
+        count += 1
+    while at < steps:
+        ends[at] = count
+        at += 1
+    return outside
