@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from streamflow_nodes.particles import PARTICLE
@@ -53,6 +53,7 @@ def test_a_table_becomes_a_header_and_one_line_per_row(tmp_path: Path) -> None:
     assert out.results == {"path": str(path), "rows": 2, "bytes": path.stat().st_size}
 
 
+@settings(deadline=None)
 @given(
     rows=hnp.arrays(
         np.dtype([("t", "<i8"), ("d", "<f8"), ("f", "<f4"), ("h", "<f2"), ("u", "<u4")]),
@@ -78,6 +79,7 @@ def test_every_number_reads_back_the_same_however_the_rows_were_cut(
         np.testing.assert_array_equal(back[name].astype(rows.dtype[name]), rows[name])
 
 
+@settings(deadline=None)
 @given(cut=st.integers(0, 6), extra=st.integers(0, 6))
 def test_a_restart_repeats_and_loses_no_row(
     tmp_path_factory: pytest.TempPathFactory, cut: int, extra: int

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamflow_nodes.particles import CHANNELS, LATE, MERGED, PARTICLE, channel_values
 from streamflow_nodes.sinks.fcs_file import FcsFile
@@ -196,6 +196,7 @@ def test_a_file_beyond_the_headers_eight_digits_is_read_by_its_text(tmp_path: Pa
     np.testing.assert_array_equal(stored[-1], channel_values(rows[-1:], ("A", "B"))[0])
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 9), max_size=8))
 def test_the_cut_of_the_stream_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
@@ -217,6 +218,7 @@ def comparable(path: Path) -> tuple[dict[str, str], bytes]:
     return {key: v for key, v in file.text.items() if key not in clock}, stored.tobytes()
 
 
+@settings(deadline=None)
 @given(cut=st.integers(0, 5), extra=st.integers(0, 5))
 def test_a_restart_repeats_and_loses_no_particle(
     tmp_path_factory: pytest.TempPathFactory, cut: int, extra: int

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamflow_nodes.files import RecordFile, file_digest, replace_file
 
@@ -38,6 +38,7 @@ def test_an_older_file_is_kept_until_there_is_something_to_write(tmp_path: Path)
     assert path.read_bytes() == b"new\n"
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=9), max_size=8), st.integers(0, 8), st.binary(max_size=5))
 def test_after_a_restart_no_record_is_repeated_or_lost(
     tmp_path_factory: pytest.TempPathFactory, records: list[bytes], at: int, torn: bytes

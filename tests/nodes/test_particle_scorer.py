@@ -99,6 +99,7 @@ decided = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(truth=truths, decisions=decided, size=st.integers(1, 14))
 def test_the_score_is_the_definitions_however_the_rows_were_cut(
     tmp_path_factory: pytest.TempPathFactory,
@@ -114,7 +115,7 @@ def test_the_score_is_the_definitions_however_the_rows_were_cut(
     json.dumps(out.results, allow_nan=False)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data(), gap=st.integers(300, 3000), late=st.integers(0, 40_000))
 def test_settling_on_the_way_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, gap: int, late: int
@@ -259,6 +260,7 @@ def test_every_particle_and_decision_is_somewhere_in_the_confusion(tmp_path: Pat
     assert results["kinds"]["bead"]["correct"] == 1 / 3
 
 
+@settings(deadline=None)
 @given(cut=st.integers(0, 8))
 def test_a_restart_changes_no_score(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     truth, decisions = recording(np.random.default_rng(3), 60, 1500)
