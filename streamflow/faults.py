@@ -107,7 +107,7 @@ class Faults:
                 if why.startswith("Invalid enum value"):
                     names = settings.choices(msgspec.inspect.type_info(wanted))
                     message += self.like(culprit.text, names)
-                elif "Expected `str" in why and culprit.plain and culprit.value is not None:
+                elif "Expected `str" in why and not isinstance(culprit.value, str | None):
                     message += f'; quote it if it is text: "{culprit.text}"'
             self.tell(line, message, override)
             return BAD

@@ -1,0 +1,1 @@
+"""A node package as someone else would ship it; it exists for the tests of graphs."""

@@ -1,0 +1,5 @@
+"""Not a kind: kernels are none."""
+
+
+class Maths:
+    """Not a kind."""
