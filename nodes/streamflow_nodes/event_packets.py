@@ -1,0 +1,100 @@
+"""What every node that takes events does with a packet before its kernel sees it.
+
+Kernels read events as 64-bit words: two words for each 16-byte event, the time and then
+`x | y << 16 | polarity << 32`. Copying an event is then two moves, and one Numba type fits every
+packet; as records the same loops ran at about 60 % of the speed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamflow.errors import NodeError
+from streamflow.node import Node
+from streamflow.packet import EVENT, Events, Packet
+
+_WORD = np.dtype(np.int64)
+
+Words = NDArray[np.int64]
+Sensor = tuple[int, int]
+
+
+def words_of(node: Node[Any], packet: Packet[Events]) -> Words:
+    """The packet's events as (2 n,) int64 words, contiguous and read-only; a view where it can be.
+
+    Raises NodeError when the array is not (n,) of `EVENT`.
+    """
+    array = packet.data.array
+    if array.dtype != EVENT or array.ndim != 1:
+        raise NodeError(
+            node.name,
+            f"got events as {array.dtype} of shape {array.shape}; expected (n,) of "
+            "streamflow.packet.EVENT (16 bytes each): convert them where they are made",
+            span=span_of(packet),
+        )
+    if not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array)
+    # np.ndarray(shape, type, buffer) is the view that costs half of what array.view() costs
+    words: Words = np.ndarray(2 * array.shape[0], _WORD, array)
+    flags = words.flags
+    if not flags.aligned:  # another Numba type: bytes that lie at an odd address of a message
+        words = words.copy()
+        flags = words.flags
+    if flags.writeable:
+        words.flags.writeable = False
+    return words
+
+
+def words_for(count: int) -> Words:
+    """Fresh, uninitialised words that hold `count` events."""
+    return np.empty(2 * count, _WORD)
+
+
+def events_of(words: Words, count: int, sensor: Sensor) -> Events:
+    """The first `count` events of fresh words as a payload.
+
+    Copied when most of the memory would be held for nothing: a few kept events must not pin the
+    memory of the many that were dropped.
+    """
+    if 4 * count < words.size:
+        words = words[: 2 * count].copy()
+    return Events(np.ndarray(count, EVENT, words), *sensor)
+
+
+def no_words() -> Words:
+    """No events, typed as packets arrive (read-only): what a kernel is warmed up with."""
+    words = words_for(0)
+    words.flags.writeable = False
+    return words
+
+
+def check_sensor(node: Node[Any], known: Sensor | None, packet: Packet[Events]) -> Sensor:
+    """The packet's sensor (width, height); NodeError when it is not the `known` one."""
+    sensor = (packet.data.width, packet.data.height)
+    if known is not None and sensor != known:
+        raise NodeError(
+            node.name,
+            f"the sensor was {known[0]}x{known[1]} and is now {sensor[0]}x{sensor[1]}: a stream "
+            "has one sensor size; give every camera a node of its own",
+            span=span_of(packet),
+        )
+    return sensor
+
+
+def microseconds(node: Node[Any], setting: str, seconds: float) -> int:
+    """The setting in whole microseconds; NodeError when it is shorter than one or endless."""
+    if not 0.5e-6 < seconds < 1e12:
+        raise NodeError(
+            node.name,
+            f"settings: {setting} is {seconds} s; expected at least one microsecond (stream time's "
+            "unit) and less than 1e12 s",
+        )
+    return round(seconds * 1e6)
+
+
+def span_of(packet: Packet[Any]) -> str:
+    """Where a packet lies in the stream, for messages."""
+    return f"packet [{packet.start}, {packet.stop}) us"
