@@ -111,6 +111,31 @@ def test_a_picture_holds_the_events_of_its_classs_windows_only(
     np.testing.assert_array_equal(drawn[0].pictures["B"].counts, expected)
 
 
+def test_an_event_that_overlapping_bursts_share_counts_once_for_each_particle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = pages(monkeypatch)
+    stream = events(sensor_events(2), width=64, height=48).data.array
+    rows = particles(2)
+    rows["start_us"], rows["stop_us"] = [0, 300], [1500, 1800]
+    bursts = [
+        events(
+            stream[(stream["timestamp"] >= start) & (stream["timestamp"] < stop)],
+            width=64, height=48, start=start, stop=stop,
+        )
+        for start, stop in rows[["start_us", "stop_us"]].tolist()
+    ]  # fmt: skip
+
+    drive(
+        Plot({"path": str(tmp_path / "page.png")}),
+        rows=[table(rows[i : i + 1].copy(), *rows[i][["start_us", "stop_us"]]) for i in range(2)],
+        bursts=bursts,
+    )
+
+    for index, name in enumerate("AB"):
+        assert drawn[0].pictures[name].counts.sum() == len(bursts[index].data.array)
+
+
 def test_a_large_sensor_is_summed_over_squares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,17 +43,22 @@ class PlotSettings(Settings, frozen=True, kw_only=True):
 
 
 class Seen(NamedTuple):
-    """Events that may still belong to a particle: times (n,) int64 us, picture cells (n,) int32."""
+    """A packet's events that may still belong to a particle."""
 
     times: NDArray[np.int64]
+    """(n,) us, n > 0"""
     cells: NDArray[np.int32]
+    """(n,) index into a picture"""
+    stop: int
+    """Where the packet stops, us: it holds every event up to there."""
 
 
 class Plot(Node[PlotSettings]):
     """A PNG with the panels scatter, rate, delay, certainty, pictures and confusion.
 
     `rows` are particles. With `bursts` (the events that were classified, or the whole stream), the
-    events within a particle's `[start_us, stop_us)` are summed to a picture of its class. With
+    events within a particle's `[start_us, stop_us)` are summed to a picture of its class; an event
+    that two bursts share counts once for each particle. With
     `truth`, decisions are matched with the true particles as `particle_scorer` does. The page
     is drawn at the end of the stream; an existing file is replaced in one step.
 
@@ -128,7 +133,7 @@ class Plot(Node[PlotSettings]):
             side, columns = self._pixels, self._shape[1]
             rows = events["polarity"].astype(np.int32) * self._shape[0] + events["y"] // side
             cells = (rows * columns + events["x"] // side).astype(np.int32)
-            self._seen.append(Seen(events["timestamp"].copy(), cells))
+            self._seen.append(Seen(events["timestamp"].copy(), cells, packet.stop))
 
     def advance(self, time: int) -> None:
         is_whole = self._waiting["stop_us"] <= time
@@ -169,6 +174,7 @@ class Plot(Node[PlotSettings]):
             "times": np.concatenate([each.times for each in seen] or [np.empty(0, np.int64)]),
             "cells": np.concatenate([each.cells for each in seen] or [np.empty(0, np.int32)]),
             "ends": np.cumsum([len(each.times) for each in seen], dtype=np.int64),
+            "stops": np.array([each.stop for each in seen], np.int64),
             "width": self._sensor[0],
             "height": self._sensor[1],
             "waiting": self._waiting.copy(),
@@ -186,8 +192,15 @@ class Plot(Node[PlotSettings]):
         self._kept[: self._count] = state["kept"]
         self._total, self._counts = int(state["total"]), Counter(json.loads(state["counts"]))
         ends = state["ends"][:-1]
-        chunks = zip(np.split(state["times"], ends), np.split(state["cells"], ends), strict=True)
-        self._seen = deque(Seen(times, cells) for times, cells in chunks if len(times))
+        self._seen = deque(
+            Seen(times, cells, stop)
+            for times, cells, stop in zip(
+                np.split(state["times"], ends) if len(state["times"]) else [],
+                np.split(state["cells"], ends) if len(state["times"]) else [],
+                state["stops"].tolist(),
+                strict=True,
+            )
+        )
         self._sensor = (int(state["width"]), int(state["height"]))
         self._waiting = state["waiting"]
         self._sums = dict(zip(json.loads(state["names"]), state["sums"], strict=True))
@@ -233,10 +246,13 @@ class Plot(Node[PlotSettings]):
         size = 2 * self._shape[0] * self._shape[1]
         for row in rows:
             name, total = _text(row["class"]), np.zeros(size, np.int64)
+            start, stop = int(row["start_us"]), int(row["stop_us"])
             for seen in self._seen:
-                if seen.times[-1] >= row["start_us"] and seen.times[0] < row["stop_us"]:
-                    first, last = np.searchsorted(seen.times, (row["start_us"], row["stop_us"]))
+                if seen.times[-1] >= start and seen.times[0] < stop:
+                    first, last = np.searchsorted(seen.times, (start, stop))
                     total += np.bincount(seen.cells[first:last], minlength=size)
+                    # Bursts of particles that overlap share events: the next adds only later ones.
+                    start = max(start, seen.stop)
             if not total.any() or (name not in self._sums and len(self._sums) >= PICTURED_CLASSES):
                 self.count_fault("not_pictured")
                 continue
