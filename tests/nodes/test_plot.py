@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from streamflow_nodes import particle_figure
 from streamflow_nodes.particles import OVERLAP, PARTICLE
@@ -84,22 +84,31 @@ def test_a_page_is_a_png_of_the_asked_size(tmp_path: Path) -> None:
     assert set(out.faults.values()) == {0}
 
 
-def pages(monkeypatch: pytest.MonkeyPatch) -> list[particle_figure.Page]:
-    """Collects what is drawn, and draws it."""
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[particle_figure.Page]:
+    """What is drawn, instead of drawing it, which takes a second."""
     seen: list[particle_figure.Page] = []
 
     def collecting(page: particle_figure.Page, dpi: int) -> bytes:
         seen.append(page)
-        return particle_figure.draw(page, dpi)
+        return b""
 
     monkeypatch.setattr("streamflow_nodes.sinks.plot.draw", collecting)
     return seen
 
 
+def assert_same(one: particle_figure.Page, other: particle_figure.Page) -> None:
+    np.testing.assert_array_equal(one.particles, other.particles)
+    assert one.pictures.keys() == other.pictures.keys()
+    for name, picture in one.pictures.items():
+        np.testing.assert_array_equal(picture.counts, other.pictures[name].counts)
+        assert picture.particles == other.pictures[name].particles
+    assert one._replace(particles=0, pictures=0) == other._replace(particles=0, pictures=0)
+
+
 def test_a_picture_holds_the_events_of_its_classs_windows_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[particle_figure.Page]
 ) -> None:
-    drawn = pages(monkeypatch)
 
     draw(tmp_path / "page.png")
 
@@ -112,9 +121,8 @@ def test_a_picture_holds_the_events_of_its_classs_windows_only(
 
 
 def test_an_event_that_overlapping_bursts_share_counts_once_for_each_particle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[particle_figure.Page]
 ) -> None:
-    drawn = pages(monkeypatch)
     stream = events(sensor_events(2), width=64, height=48).data.array
     rows = particles(2)
     rows["start_us"], rows["stop_us"] = [0, 300], [1500, 1800]
@@ -137,9 +145,8 @@ def test_an_event_that_overlapping_bursts_share_counts_once_for_each_particle(
 
 
 def test_a_large_sensor_is_summed_over_squares(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[particle_figure.Page]
 ) -> None:
-    drawn = pages(monkeypatch)
     stream = events([(200, 639, 479, 1), (201, 636, 476, 1), (202, 0, 0, 0)])
 
     drive(
@@ -151,39 +158,16 @@ def test_a_large_sensor_is_summed_over_squares(
     assert (picture.counts[1, 119, 159], picture.counts[0, 0, 0]) == (2, 1)
 
 
-def page_of(folder: Path, size: int, chunk: int) -> particle_figure.Page:
-    """What would be drawn: drawing takes too long for many examples."""
-    seen: list[particle_figure.Page] = []
-
-    def collecting(page: particle_figure.Page, dpi: int) -> bytes:
-        seen.append(page)
-        return b""
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamflow_nodes.sinks.plot.draw", collecting)
-        draw(folder / "page.png", size=size, chunk=chunk)
-    return seen[0]
-
-
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.integers(1, COUNT), chunk=st.integers(60, 3000))
 def test_what_is_drawn_is_the_same_however_the_stream_was_cut(
-    tmp_path_factory: pytest.TempPathFactory, size: int, chunk: int
+    tmp_path: Path, drawn: list[particle_figure.Page], size: int, chunk: int
 ) -> None:
-    whole, parts = (
-        page_of(path, size=size, chunk=chunk)
-        for path, size, chunk in (
-            (tmp_path_factory.mktemp("whole"), 1, 10_000),
-            (tmp_path_factory.mktemp("parts"), size, chunk),
-        )
-    )
+    draw(tmp_path / "whole.png", size=1, chunk=10_000)
 
-    np.testing.assert_array_equal(parts.particles, whole.particles)
-    assert parts.pictures.keys() == whole.pictures.keys()
-    for name, picture in parts.pictures.items():
-        np.testing.assert_array_equal(picture.counts, whole.pictures[name].counts)
-        assert picture.particles == whole.pictures[name].particles
-    assert parts._replace(particles=0, pictures=0) == whole._replace(particles=0, pictures=0)
+    draw(tmp_path / "parts.png", size=size, chunk=chunk)
+
+    assert_same(drawn[-1], drawn[-2])
 
 
 def test_the_same_page_is_the_same_file(tmp_path: Path) -> None:
@@ -195,7 +179,9 @@ def test_the_same_page_is_the_same_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [0, 3, 11, 29])
-def test_a_restart_draws_the_same_page(tmp_path: Path, part: int) -> None:
+def test_a_restart_draws_the_same_page(
+    tmp_path: Path, drawn: list[particle_figure.Page], part: int
+) -> None:
     truth = str(write_truth(tmp_path / "t.csv"))
     rows, stream = packets(particles(), 1), events(sensor_events(), width=64, height=48)
     split = part * 1000 + 350  # within a window: half of its events come after the restart
@@ -218,14 +204,13 @@ def test_a_restart_draws_the_same_page(tmp_path: Path, part: int) -> None:
     out = drive(second, rows=rows[len(first_rows) :], bursts=[after], opened=True)
     draw(tmp_path / "b.png", truth=truth)
 
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert_same(drawn[0], drawn[1])
     assert out.results["pictured"] == {"A": 15, "B": 15}
 
 
 def test_the_confusion_is_that_of_the_scorer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[particle_figure.Page]
 ) -> None:
-    drawn = pages(monkeypatch)
 
     draw(tmp_path / "page.png", truth=str(write_truth(tmp_path / "t.csv")))
 
