@@ -62,7 +62,7 @@ class InputFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         str,
         Meta(
             description="the producer's port, as `node.output`",
-            pattern=r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$",
+            pattern=f"^{ORIGIN.pattern}$",
         ),
     ] = msgspec.field(name="from")
     when_full: Annotated[

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from .graph_file import NAME, ORIGIN
 from .yaml_file import Mapping, Scalar, Sequence, Tree
 
 _PLAIN = {
@@ -20,6 +21,8 @@ _PLAIN = {
     inspect.DateType: "date",
     inspect.AnyType: "anything",
 }
+
+_PATTERNS = {f"^{NAME.pattern}$": "name", f"^{ORIGIN.pattern}$": "node.output"}
 
 
 def words(info: inspect.Type) -> str:
@@ -34,7 +37,7 @@ def words(info: inspect.Type) -> str:
         ]
         return f"{noun} {' and '.join(bounds)}".strip()
     if isinstance(info, inspect.StrType):
-        return f"text like {info.pattern}" if info.pattern else "text"
+        return _PATTERNS.get(info.pattern, f"text like {info.pattern}") if info.pattern else "text"
     if isinstance(info, inspect.LiteralType):
         return f"one of: {', '.join(map(str, info.values))}"
     if isinstance(info, inspect.EnumType):

@@ -329,7 +329,7 @@ MESSAGES = {
     "unknown key": (A + "procesess: {}\n", "g.yaml:3: unknown key 'procesess'; expected: nodes, name, processes, clock, speed, limits; did you mean 'processes'?"),
     "reserved on the graph": (A + "insecure: true\n", "g.yaml:3: 'insecure' is reserved for later work and does nothing yet; remove it"),
     "reserved on a node": ("nodes:\n  a: {kind: ramp, on_error: skip}\n", "g.yaml:2: node 'a': 'on_error' is reserved for later work and does nothing yet; remove it"),
-    "graph name": ("name: Flow cytometry\n" + A, "g.yaml:1: 'name' is 'Flow cytometry'; expected text like ^[a-z][a-z0-9_]*$ or null"),
+    "graph name": ("name: Flow cytometry\n" + A, "g.yaml:1: 'name' is 'Flow cytometry'; expected name or null"),
     "clock": (A + "clock: fats\n", "g.yaml:3: 'clock' is 'fats'; expected one of: fast, paced, realtime; did you mean 'fast'?"),
     "speed": (A + "speed: 0\n", "g.yaml:3: 'speed' is 0; expected number > 0 and <= 1000000"),
     "unknown limit": (A + "limits: {drain_second: 3}\n", "g.yaml:3: limits: unknown key 'drain_second'; expected: inline_bytes, handler_seconds, drain_seconds, start_seconds; did you mean 'drain_seconds'?"),
