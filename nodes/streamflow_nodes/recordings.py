@@ -12,6 +12,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -324,43 +325,61 @@ def _open_dat(
 
 def _open_aedat4(path: str) -> Recording:
     try:
-        import dv_processing as dv
+        import faery
     except ImportError as error:
         raise DeviceError(
-            f"{path}: reading AEDAT4 needs dv-processing: pip install 'streamflow-neuro[events]'"
+            f"{path}: reading AEDAT4 needs faery: pip install 'streamflow-neuro[events]'"
         ) from error
-    try:
-        reader = dv.io.MonoCameraRecording(path)
-        is_events = reader.isEventStreamAvailable()
-        size = reader.getEventResolution() if is_events else None
-        streams = ", ".join(reader.getStreamNames())
-    except Exception as error:  # dv-processing's own are plain RuntimeErrors and IndexErrors
-        raise DeviceError(
-            f"{path}: dv-processing cannot open this AEDAT4 file ({error}); expected a whole "
-            "recording: it is damaged or was not closed; repair it or record it again"
-        ) from error
-    if not is_events:
-        raise DeviceError(
-            f"{path}: the AEDAT4 file has no stream of events (it has: {streams or 'none'}); "
-            "expected one: record with events on"
-        )
+    _check_aedat4_header(path)
+    with _faery_errors(path, "opened"):
+        stream = faery.events_stream_from_file(path, file_type="aedat")
+        width, height = stream.dimensions()
 
     def chunks() -> Iterator[EventWords]:
+        batches = iter(stream)
         while True:
-            try:
-                batch = reader.getNextEventBatch()
-            except Exception as error:
-                raise DeviceError(
-                    f"{path}: dv-processing cannot read on ({error}); the file is damaged from "
-                    "here on: cut it before this, or record it again"
-                ) from error
+            batch = None
+            with _faery_errors(path, "read on", recording):
+                batch = next(batches, None)
             if batch is None:
                 return
-            if len(batch):
-                yield batch.numpy().view(np.int64)
+            words = np.empty(2 * len(batch), np.int64)
+            records.decode_faery(batch.view(np.uint8), words)
+            yield words
 
-    width, height = size if size is not None else (None, None)
-    return Recording(path, "AEDAT4", width, height, chunks)
+    recording = Recording(path, "AEDAT4", width, height, chunks)
+    return recording
+
+
+def _check_aedat4_header(path: str) -> None:
+    """DeviceError when the header says that it is longer than the file.
+
+    faery would reserve what the header says before it reads.
+    """
+    with _opened(path) as file:
+        length = int.from_bytes(file.read(18)[14:], "little")
+        if not 0 < length <= Path(path).stat().st_size - 18:
+            raise DeviceError(
+                f"{path}: the AEDAT4 header says {length} bytes, which the file does not have; "
+                "expected a whole header: the file is cut off or damaged"
+            )
+
+
+@contextmanager
+def _faery_errors(path: str, verb: str, recording: Recording | None = None) -> Iterator[None]:
+    """Turn faery's errors into DeviceError, and a file that ends inside a packet into a count."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic in Rust arrives as a BaseException
+        if recording is not None and "failed to fill whole buffer" in str(error):
+            recording.counts["truncated"] += 1
+            return
+        raise DeviceError(
+            f"{path}: the AEDAT4 file cannot be {verb} ({error}); expected a recording with a "
+            "stream of events: it is damaged, or was made without events"
+        ) from error
 
 
 def _open_aedat2(path: str, head: bytes, width: int | None, height: int | None) -> Recording:
@@ -646,6 +665,8 @@ def warm_up(recording: Recording) -> None:
         evt.decode_evt3(data.view("<u2"), registers, events)
     elif recording.format == "DAT":
         records.decode_dat(data.view("<u4"), 2, registers, events)
+    elif recording.format == "AEDAT4":
+        records.decode_faery(np.empty(0, np.uint8), events)
     elif recording.format == "AEDAT2":
         records.decode_dvs128(data, registers, events)
     elif recording.format == "ES":

@@ -85,6 +85,26 @@ def decode_dvs128(data: Bytes, registers: Registers, events: EventWords) -> int:
 
 
 @njit(cache=True, nogil=True)
+def decode_faery(data: Bytes, events: EventWords) -> int:
+    """The number of faery's packed events in `data`, written to `events`.
+
+    data : (13 n,) uint8, little-endian: time (us) 64 bits, x 16, y 16, polarity 8; not changed
+    events : (>= 2 n,) int64, written
+    """
+    count: int = data.shape[0] // 13
+    for index in range(count):
+        at = 13 * index
+        time, address = np.int64(0), np.int64(0)
+        for byte in range(8):
+            time |= np.int64(data[at + byte]) << (8 * byte)
+        for byte in range(5):
+            address |= np.int64(data[at + 8 + byte]) << (8 * byte)
+        events[2 * index] = time
+        events[2 * index + 1] = address
+    return count
+
+
+@njit(cache=True, nogil=True)
 def decode_nmnist(data: Bytes, registers: Registers, events: EventWords) -> int:
     """The number of events in N-MNIST records, written to the front of `events`.
 

@@ -59,7 +59,9 @@ class EventFile(Node[EventFileSettings]):
     Faults: `time_backward` (raised to the newest time, or dropped), `outside_sensor` (dropped),
     `untimed` (EVT events before the first time word, dropped), `unknown_word` (EVT words of types
     that the format does not define, skipped), `truncated` (the file ends inside a record; all
-    before it is delivered). External triggers are skipped and counted in the results.
+    before it is delivered). External triggers are skipped and counted in the results. The decoder
+    of AEDAT4 (faery) raises backward times itself, uncounted, and ends at an event outside the
+    sensor.
 
     State: how far the recording has been read. A restarted node decodes from the beginning and goes
     on with exactly the next packet; its faults are those of the whole recording again.
