@@ -77,7 +77,7 @@ def shrunk(kernel, events):
 
 
 def counted(kernel, events):
-    frame = np.zeros(2 * WIDTH * HEIGHT, np.int32)
+    frame = np.zeros(2 * WIDTH * HEIGHT, np.int16)
     return (*kernel(events, 0, 10, 200, WIDTH, HEIGHT, frame), frame)
 
 
@@ -185,7 +185,7 @@ def test_a_count_frame_does_not_care_about_the_order_of_events(steps, order):
 
     frames = []
     for stream in (events, mixed):
-        frame = np.zeros(2 * WIDTH * HEIGHT, np.int32)
+        frame = np.zeros(2 * WIDTH * HEIGHT, np.int16)
         count_events(stream, 0, -(10**6), 10**6, WIDTH, HEIGHT, frame)
         frames.append(frame)
 

@@ -97,7 +97,7 @@ def test_packets_without_events_make_frames_too():
     out = drive(CountFrame({"period": 0.001}), events=[empty])
 
     assert [(p.start, p.data.array.shape, p.data.array.dtype) for p in out["frames"]] == [
-        (start, (2, 480, 640), np.int32) for start in (0, 1000, 2000)
+        (start, (2, 480, 640), np.int16) for start in (0, 1000, 2000)
     ]
     assert out["frames"][0].data.axes == ("polarity", "y", "x")
 
@@ -108,7 +108,7 @@ def test_an_event_from_the_past_counts_in_the_open_frame_and_as_late():
     out = drive(CountFrame({"period": 0.001}), events=[events(rows, start=0, stop=2000)])
 
     assert [int(p.data.array.sum()) for p in out["frames"]] == [1, 2]
-    assert out.faults == {"outside_sensor": 0, "late": 1}
+    assert out.faults == {"outside_sensor": 0, "late": 1, "saturated": 0}
 
 
 def test_events_outside_the_sensor_are_dropped_and_counted():
@@ -139,3 +139,13 @@ def test_a_sensor_that_changes_its_size_is_an_error():
 def test_a_period_below_a_microsecond_is_refused():
     with pytest.raises(NodeError, match=r"period is 1e-07 s; expected at least one microsecond"):
         CountFrame({"period": 1e-7}).open()
+
+
+def test_a_pixel_counts_no_further_than_it_can_and_says_so():
+    array = np.zeros(40_000, EVENT)
+    array["x"][-1] = 1
+
+    out = drive(CountFrame(), events=[Packet(0, 1, Events(array, 2, 1))])
+
+    assert out["frames"][0].data.array[0, 0].tolist() == [32767, 1]
+    assert out.faults["saturated"] == 39_999 - 32_767

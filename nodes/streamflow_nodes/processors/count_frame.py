@@ -22,17 +22,18 @@ class CountFrameSettings(Settings, frozen=True, kw_only=True):
     period: Seconds = 0.001  # rounded to whole microseconds
 
 
-def _blank(sensor: Sensor) -> NDArray[np.int32]:
-    return np.zeros(2 * sensor[0] * sensor[1], np.int32)
+def _blank(sensor: Sensor) -> NDArray[np.int16]:
+    return np.zeros(2 * sensor[0] * sensor[1], np.int16)
 
 
 class CountFrame(Node[CountFrameSettings]):
     """How many events each pixel had in each `period`: one frame per period, empty ones included.
 
-    A frame is int32 with axes (polarity, y, x), polarity 0 OFF and 1 ON, and covers
+    A frame is int16 with axes (polarity, y, x), polarity 0 OFF and 1 ON, and covers
     [k period, (k + 1) period) of stream time. The first is the one that the first packet starts in,
     the last the one that the stream ends in. Frames leave as stream time passes their end, whether
-    or not events come. The sum of all frames is the number of events inside the sensor.
+    or not events come. A pixel counts up to 32,767 events of each polarity in a frame; more are
+    counted as `saturated`. But for those, the frames' sum is the number of events on the sensor.
 
     Before the first packet nothing is emitted: the sensor's size is not known. State: the frame
     being counted. Events outside the sensor are dropped and counted as `outside_sensor`; an event
@@ -47,14 +48,14 @@ class CountFrame(Node[CountFrameSettings]):
 
     events = In(Events)
     frames = Out(Tensor)
-    faults = ("outside_sensor", "late")
+    faults = ("outside_sensor", "late", "saturated")
 
     def open(self) -> None:
         self._period = microseconds(self, "period", self.settings.period)
         self._sensor: Sensor | None = None
         self._start = 0  # of the frame being counted, us
         self._reached = NEVER  # where the data end so far, us
-        self._frame = np.zeros(2, np.int32)
+        self._frame = np.zeros(2, np.int16)
         count_events(no_words(), 0, 0, 1, 1, 1, self._frame)
 
     def on_events(self, packet: Packet[Events]) -> Iterator[Emission]:
@@ -67,13 +68,15 @@ class CountFrame(Node[CountFrameSettings]):
         self.holds_from = self._start
         first, number = 0, words.size // 2
         while first < number:
-            first, outside, late = count_events(
+            first, outside, late, beyond = count_events(
                 words, first, self._start, self._start + self._period, *sensor, self._frame
             )
             if outside:
                 self.count_fault("outside_sensor", outside)
             if late:
                 self.count_fault("late", late)
+            if beyond:
+                self.count_fault("saturated", beyond)
             if first < number:
                 yield self._leave(sensor)
         self._reached = max(self._reached, packet.stop)
