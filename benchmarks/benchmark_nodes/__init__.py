@@ -1,0 +1,1 @@
+"""Nodes that only measure the engine. Found where `benchmarks/` is on PYTHONPATH."""

@@ -1,0 +1,1 @@
+"""Processors that only measure the engine."""

@@ -1,0 +1,1 @@
+"""Sinks that only measure the engine."""
