@@ -13,11 +13,12 @@ class no_compilation:
     def __enter__(self) -> None:
         self._kernels = [kernel for kernel in kernels_loaded() if kernel._can_compile]
         for kernel in self._kernels:
-            kernel.disable_compile()
+            # not disable_compile(): it refuses kernels that were loaded and never compiled
+            kernel._can_compile = False
 
     def __exit__(self, *_: object) -> None:
         for kernel in self._kernels:
-            kernel.disable_compile(False)
+            kernel._can_compile = True
 
 
 def kernels_loaded() -> Iterator[Any]:

@@ -307,10 +307,10 @@ class Supervisor:
 
     def _exited(self, process: Process, code: int) -> None:
         """A process has died, or ended as it was told to."""
+        self._last_words(process)
         if process.phase == "closed" or self._closing_down:
             process.pid = 0
             return
-        self._last_words(process)
         what = self._cause(process, code)
         trace = process.failure["traceback"] if process.failure else ""
         process.pid, process.phase, process.control = 0, "dead", None

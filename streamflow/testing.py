@@ -28,7 +28,13 @@ class Driven:
     def items(self, port: str) -> Any:
         """All items of `port` in one array."""
         arrays = [packet.data.array for packet in self.packets[port]]
-        return np.concatenate(arrays) if arrays else np.empty(0)
+        if not arrays:
+            return np.empty(0)
+        if arrays[0].dtype.names is None:
+            return np.concatenate(arrays)
+        # joined as bytes: numpy would pack the fields, and EVENT would be another dtype
+        joined = b"".join(array.tobytes() for array in arrays)
+        return np.frombuffer(joined, arrays[0].dtype)
 
 
 def drive(
@@ -124,13 +130,14 @@ class _Contract:
         check_emission(self.node, emission, self._watermarks.get(emission.port, NEVER))
         self._watermarks[emission.port] = packet.start
         array = packet.data.array
-        self._yielded.append((emission.port, array, array.copy()))
+        # as bytes: a copy of structured rows does not copy the padding between their fields
+        self._yielded.append((emission.port, array, array.tobytes()))
         array.flags.writeable = False
         self.out.packets[emission.port].append(packet)
 
     def unchanged(self) -> None:
-        for port, array, copy in self._yielded:
-            if array.tobytes() != copy.tobytes():
+        for port, array, before in self._yielded:
+            if array.tobytes() != before:
                 raise NodeError(
                     self.node.name,
                     f"an array yielded on {port!r} changed afterwards: yield a copy, or a loan",

@@ -9,6 +9,7 @@ can arrive. What ZeroMQ's own queues would hold is bounded by credits, never by 
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import shutil
 import struct
@@ -289,17 +290,13 @@ class OutLink:
         while channel is not None and (frame := channel.receive()) is not None:
             kind = kind_of(frame)
             if kind == CREDIT:
-                sequences = memoryview(frame)[4:].tobytes()
-                count = len(sequences) // 8
-                output.release(
-                    self, self.sender.acknowledge(struct.unpack(f"<{count}Q", sequences))
-                )
+                output.release(self, self.sender.acknowledge(_sequences(frame)))
             elif kind == TICKED:
                 self._tick_out = False
             elif kind == ENDED:
                 self.ended = True
             elif kind == HELLO:
-                self._greeted(output, msgspec.msgpack.decode(frame[4:], type=Hello))
+                self._greeted(output, _hello(frame))
             else:
                 raise PacketError(f"message kind {kind} at a producer")
         self.pump(output)
@@ -331,6 +328,28 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
     handled_items: int
     held: tuple[int, ...]
     ended: bool
+
+
+def _hello(frame: bytes) -> Hello:
+    try:
+        return msgspec.msgpack.decode(frame[4:], type=Hello)
+    except msgspec.DecodeError as error:
+        raise PacketError(f"unreadable greeting: {error}") from error
+
+
+def _sequences(frame: bytes) -> tuple[int, ...]:
+    """The sequence numbers of a credit message."""
+    if (len(frame) - 4) % 8:
+        raise PacketError(f"a credit message of {len(frame)} bytes")
+    return struct.unpack_from(f"<{(len(frame) - 4) // 8}Q", frame, 4)
+
+
+def _watermark(frame: bytes) -> int:
+    """The stream time of a tick or of the end of the stream."""
+    if len(frame) != 4 + _TICK.size:
+        raise PacketError(f"a watermark message of {len(frame)} bytes")
+    time: int = _TICK.unpack_from(frame, 4)[0]
+    return time
 
 
 class Output:
@@ -397,8 +416,12 @@ class Output:
         return self.slots.free > 0 or self._loan >= 0
 
     def loan(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array in the next packet's slot."""
+        """An array in the next packet's slot; plain memory where that has no room for it."""
+        if math.prod(shape) * np.dtype(dtype).itemsize > self.segment.slot_size:
+            return np.empty(shape, dtype)  # `stage` says what is wrong with it
         if self._loan < 0:
+            if not self.slots.free:  # the handler has just filled the last; `stage` waits for one
+                return np.empty(shape, dtype)
             self._loan = self.slots.acquire(self._everyone)
         return self.segment.loan(self._loan, shape, dtype)
 
@@ -556,11 +579,11 @@ class InLink:
                     self._credits.append(header.sequence)
             elif kind == TICK:
                 channel.send(_MARK[TICKED])
-                yield _TICK.unpack_from(frame, 4)[0]
+                yield _watermark(frame)
             elif kind == END:
                 receiver.ended = True
                 channel.send(_MARK[ENDED])
-                yield _TICK.unpack_from(frame, 4)[0]
+                yield _watermark(frame)
             else:
                 raise PacketError(f"message kind {kind} at a consumer")
 
@@ -619,6 +642,11 @@ class InLink:
         """Send the credits that are due: a batch, or all before the process goes to sleep."""
         if self._released:
             self._collect()
+        if self._committed and self.receiver.ended and not self.receiver.held:
+            # the stream has ended: no slot is used again, so views that are kept hold nothing up
+            for sequence in sorted(self._committed):
+                self._finish(sequence)
+            self._committed.clear()
         credits = self._credits
         if credits and (all_of_them or len(credits) >= self._batch) and self.channel is not None:
             self.channel.send(_MARK[CREDIT] + struct.pack(f"<{len(credits)}Q", *credits))

@@ -907,14 +907,19 @@ class _Forward(logging.Handler):
 
 def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent dies. Only from a main thread."""
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)  # it died before the call
+
+
+def _prctl(option: int, value: int | bytes) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value)
 
 
 def main(path: str, process: str, incarnation: int, parent: int) -> int:
     """Run one process of a graph; returns its exit code."""
     die_with_parent(parent)
+    _prctl(15, process.encode()[:15])  # PR_SET_NAME: what ps and top call it
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the supervisor decides how the run ends
     control = Control.connect(path)
@@ -963,7 +968,8 @@ def _tell_failure(
     if worker is not None and hasattr(worker, "board"):
         with contextlib.suppress(Exception):
             worker._refresh()
-    control.send("failed", node=node, error=str(error), traceback=text)
+    what = str(error) if isinstance(error, StreamflowError) else _say(error)
+    control.send("failed", node=node, error=what, traceback=text)
 
 
 if __name__ == "__main__":
