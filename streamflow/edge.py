@@ -118,17 +118,12 @@ class Sender:
         self.produced_items += items
         self._items[sequence] = items
         self.waiting.append(sequence)
-        dropped = []
+        dropped: list[int] = []
         # a packet that can leave at once does not wait, so it does not push another one out
         free = self.window - len(self.flying) - len(self.again) if self.connected else 0
         excess = len(self.waiting) - self.capacity - max(0, free)
         if excess > 0 and self.policy != "block":
-            for _ in range(excess):
-                newest = self.policy == "drop_newest"
-                gone = self.waiting.pop() if newest else self.waiting.popleft()
-                dropped.append(gone)
-                self.dropped += 1
-                self.dropped_items += self._items.pop(gone)
+            dropped = [self._drop() for _ in range(excess)]
         if len(self.waiting) > self.waiting_max:
             self.waiting_max = len(self.waiting)
         return dropped
@@ -163,7 +158,7 @@ class Sender:
     def connect(
         self, window: int, received_through: int, handled_through: int, held: Collection[int]
     ) -> list[int]:
-        """A consumer has come and said where it stands; the packets that are done with.
+        """A consumer has come and said where it stands; the packets whose memory it needs no more.
 
         `received_through` and `handled_through` are its highest sequence numbers; `held` are the
         numbers up to there that it still holds a view of. What it never received is sent again.
@@ -182,7 +177,28 @@ class Sender:
                 done.append(sequence)
             self.flying.pop(sequence, None)
         self.again = deque(sorted(again))
+        if self.policy != "block":
+            done += self._thin()
         return done
+
+    def _thin(self) -> list[int]:
+        """What a producer's successor sends again on a lossy edge, back within its bounds.
+
+        Its memory does not tell which packets had been sent and which were waiting.
+        """
+        while self.again and len(self.flying) + len(self.again) > self.window:
+            self.waiting.appendleft(self.again.pop())
+        dropped = []
+        while len(self.waiting) > self.capacity:
+            dropped.append(self._drop())
+        return dropped
+
+    def _drop(self) -> int:
+        """Give up one of those waiting: the policy says which."""
+        gone = self.waiting.pop() if self.policy == "drop_newest" else self.waiting.popleft()
+        self.dropped += 1
+        self.dropped_items += self._items.pop(gone)
+        return gone
 
     def disconnect(self) -> None:
         """The consumer is gone. What it had in hand stays until its successor says."""
