@@ -8,6 +8,7 @@ the array's bytes.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -174,25 +175,29 @@ def _format(dtype: np.dtype[Any]) -> Any:
     """A dtype as msgpack-able words; object dtypes are refused."""
     if dtype.hasobject:
         raise PacketError(f"dtype {dtype} holds Python objects: only plain numbers travel")
+    if dtype.subdtype is not None:  # a column whose cells are arrays
+        cell, shape = dtype.subdtype
+        return [_format(cell), list(shape)]
     if dtype.names is None:
         return dtype.str
     fields: Any = dtype.fields or {}
-    return (
-        [
-            list(dtype.names),
-            [_format(fields[name][0]) for name in dtype.names],
-            [fields[name][1] for name in dtype.names],
-            dtype.itemsize,
-        ]
-        if dtype.subdtype is None
-        else [dtype.str]
-    )
+    return [
+        list(dtype.names),
+        [_format(fields[name][0]) for name in dtype.names],
+        [fields[name][1] for name in dtype.names],
+        dtype.itemsize,
+    ]
 
 
 def _dtype(words: Any) -> np.dtype[Any]:
     try:
         if isinstance(words, str):
+            if not _PLAIN.fullmatch(words):
+                raise ValueError("not the name of a plain type")
             dtype = np.dtype(words)
+        elif len(words) == 2:
+            cell, shape = words
+            dtype = np.dtype((_dtype(cell), tuple(shape)))
         else:
             names, formats, offsets, itemsize = words
             dtype = np.dtype(
@@ -210,6 +215,8 @@ def _dtype(words: Any) -> np.dtype[Any]:
     return dtype
 
 
+# what `dtype.str` gives: numpy itself would take far more, short-hands and deprecated names too
+_PLAIN = re.compile(r"[<>|][biufcmMSUV][0-9]{1,9}(\[[0-9]*[A-Za-z]{1,2}\])?")
 _dtypes: dict[Any, np.dtype[Any]] = {}
 
 
@@ -229,7 +236,11 @@ def _shape(raw: NDArray[np.uint8], format_words: Any, shape: list[int]) -> Array
             count *= length
         if count * dtype.itemsize != raw.size:
             raise ValueError(f"{raw.size} bytes are not {shape} of {dtype}")
-        return raw.view(dtype).reshape(shape) if count else np.empty(shape, dtype)
+        if count:
+            return raw.view(dtype).reshape(shape)
+        nothing = np.empty(shape, dtype)
+        nothing.flags.writeable = False  # as every other payload: kernels are compiled for that
+        return nothing
     except (TypeError, ValueError) as error:
         raise PacketError(f"payload does not fit its description: {error}") from error
 
@@ -321,7 +332,14 @@ def rebuild(
         return payload_type.from_wire(words, raw)
     except PacketError:
         raise
-    except (TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        OverflowError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise PacketError(f"payload {name!r} does not fit its description: {error}") from error
 
 
@@ -360,4 +378,4 @@ def packet_of(
     return Packet(header.start, header.stop, data, header.captured)  # type: ignore[arg-type]  # rebuild returns payload_type
 
 
-_NOTHING = np.empty(0, np.uint8)
+_NOTHING = np.frombuffer(b"", np.uint8)  # read-only
