@@ -77,7 +77,7 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
             raise NodeError(self.name, str(error)) from error
         self._check_model()
         _, self._rows, self._columns = self._network.input_shape
-        self._ends = np.empty(s.window // s.dt, np.int64)
+        self._ends = np.zeros(s.window // s.dt, np.int64)
         self._sensor: Sensor | None = None
         warm_up(no_words())
         cells = np.empty(0, np.int64)

@@ -1,0 +1,133 @@
+"""Burst kernels against slow, obvious versions of themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from streamflow_nodes.kernels import burst_trigger as kernels
+from streamflow_nodes.kernels.burst_measures import cells_and_steps, count_image, measure_burst
+from streamflow_nodes.kernels.spiking_layers import run_window
+
+
+def words_of(times, polarities, x=0, y=0):
+    words = np.empty((len(times), 2), np.int64)
+    words[:, 0] = times
+    words[:, 1] = np.asarray(x) | np.asarray(y) << 16 | np.asarray(polarities) << 32
+    words = words.reshape(-1)
+    words.flags.writeable = False
+    return words
+
+
+streams = st.lists(
+    st.tuples(st.integers(-2_000, 4_000), st.integers(0, 1)), min_size=1, max_size=80
+).map(lambda rows: tuple(np.array(column) for column in zip(*sorted(rows), strict=True)))
+
+
+@settings(deadline=None)
+@given(stream=streams, half=st.integers(1, 30), first=st.integers(-250, 300))
+def test_contrast_is_on_less_off_before_minus_after(stream, half, first):
+    times, polarities = stream
+    contrast = np.empty(40, np.int64)
+
+    kernels.contrasts(words_of(times, polarities), 10, half, first, contrast)
+
+    sign = 2 * polarities - 1
+    for k, value in enumerate(contrast):
+        centre = (first + k) * 10
+        before = sign[(times >= centre - 10 * half) & (times < centre)].sum()
+        after = sign[(times >= centre) & (times < centre + 10 * half)].sum()
+        assert value == before - after
+
+
+@settings(deadline=None)
+@given(stream=streams, threshold=st.integers(1, 12), half=st.integers(1, 20))
+def test_every_centre_whose_window_holds_enough_events_is_in_a_span(stream, threshold, half):
+    times, polarities = stream
+    spans = np.empty((len(times) // threshold + 2, 2), np.int64)
+
+    count = kernels.busy_spans(words_of(times, polarities), 10, half, threshold, spans)
+
+    for centre in range(-250, 450):
+        inside = (times >= 10 * (centre - half)) & (times < 10 * (centre + half))
+        if inside.sum() >= threshold:
+            assert any(low <= centre <= high for low, high in spans[:count])
+
+
+@settings(deadline=None)
+@given(stream=streams, cut=st.integers(0, 80), threshold=st.integers(1, 12))
+def test_quiet_means_that_no_new_event_completes_a_crowd(stream, cut, threshold):
+    times, polarities = stream
+    cut = min(cut, len(times))
+    held = words_of(times[:cut], polarities[:cut])
+    new = words_of(times[cut:], polarities[cut:])
+
+    quiet = kernels.is_quiet(held, new, -(1 << 62), 200, threshold)
+
+    crowded = [
+        i
+        for i in range(max(cut, threshold - 1), len(times))
+        if times[i] - times[i - threshold + 1] < 200
+    ]
+    assert quiet == (not crowded)
+
+
+def test_a_plateau_has_one_peak_at_its_first_step():
+    contrast = np.array([0, 5, 9, 9, 9, 4, 9, 0], np.int64)
+    centres = np.empty(8, np.int64)
+
+    found = kernels.peaks(contrast, 100, 2, 5, 0, 1000, centres, 0)
+
+    assert centres[:found].tolist() == [102]
+
+
+def test_times_going_back_are_counted_against_the_newest_before_them():
+    assert kernels.backward_times(words_of([5, 7, 6, 6, 8], [0] * 5), 6) == 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_compiled_kernels_do_what_their_python_does(seed):
+    random = np.random.default_rng(seed)
+    times = np.sort(random.integers(0, 1_000, 200))
+    words = words_of(
+        times, random.integers(0, 2, 200), random.integers(0, 9, 200), random.integers(0, 7, 200)
+    )
+    sizes, kinds = np.array([24, 5, 2], np.int64), np.array([2, 0], np.int64)
+    weights = random.normal(size=24 * 5 + 5 * 2).astype(np.float32)
+    coefficients = random.random((8, 7))
+
+    def results(call):
+        measures, image = np.zeros(6), np.zeros((2, 3, 4))
+        cells, ends = np.zeros(200, np.int64), np.zeros(10, np.int64)
+        total, spikes = np.zeros(2), np.zeros(2, np.int64)
+        call(measure_burst)(words, 2.0, measures)
+        outside = call(count_image)(words, 200, 800, 2, image)
+        left = call(cells_and_steps)(words, 200, 60, 10, 2, 3, 4, cells, ends)
+        call(run_window)(
+            cells, ends, sizes, kinds, weights, np.zeros(7, np.float32), coefficients, False,
+            total, spikes,
+        )  # fmt: skip
+        return [measures, image, outside, left, cells[: ends[-1]], ends, total, spikes]
+
+    compiled, python = results(lambda kernel: kernel), results(lambda kernel: kernel.py_func)
+
+    for one, other in zip(compiled, python, strict=True):
+        assert np.allclose(one, other, rtol=1e-6)  # Python sums float32 weights in float64 as well
+
+
+def test_a_count_image_and_the_steps_agree_on_every_event():
+    random = np.random.default_rng(0)
+    times = np.sort(random.integers(0, 1_000, 500))
+    x, y = random.integers(0, 10, 500), random.integers(0, 6, 500)
+    words = words_of(times, random.integers(0, 2, 500), x, y)
+    image = np.zeros((2, 3, 4))
+    cells, ends = np.zeros(500, np.int64), np.zeros(12, np.int64)
+
+    outside = count_image(words, 200, 800, 2, image)
+    left = cells_and_steps(words, 200, 50, 12, 2, 3, 4, cells, ends)
+
+    in_window = (times >= 200) & (times < 800)
+    assert outside == left == (in_window & (x >= 8)).sum()
+    assert np.bincount(cells[: ends[-1]], minlength=24).tolist() == image.reshape(-1).tolist()
+    assert ends[-1] == in_window.sum() - outside
