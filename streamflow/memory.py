@@ -107,8 +107,14 @@ class Segment:
 
     def payload(self, slot: int, nbytes: int) -> NDArray[np.uint8]:
         """The first `nbytes` of a slot's payload; read-only where the map is."""
-        at = PAGE + slot * self._stride + PAGE
+        at = self._at(slot, nbytes)
         return self._bytes[at : at + nbytes]
+
+    def _at(self, slot: int, nbytes: int) -> int:
+        """Where a slot's payload begins; PacketError when it would not lie in the slot."""
+        if slot >= self.slots or nbytes > self.slot_size:
+            raise PacketError(f"slot {slot} with {nbytes} bytes lies outside the segment")
+        return PAGE + slot * self._stride + PAGE
 
     def write_head(self, slot: int, head: SlotHead, watermark: int, meta: bytes) -> None:
         """Describe the payload that was written to the slot; the holders word is set last."""
@@ -136,10 +142,7 @@ class Segment:
         The hook sits on the array's own base: numpy wraps whatever buffer it is given in a
         memoryview of its own, and only that one lives exactly as long as the arrays do.
         """
-        if slot >= self.slots or nbytes > self.slot_size:
-            raise PacketError(f"slot {slot} with {nbytes} bytes lies outside the segment")
-        at = PAGE + slot * self._stride + PAGE
-        array = np.frombuffer(self._map, np.uint8, nbytes, at)
+        array = np.frombuffer(self._map, np.uint8, nbytes, self._at(slot, nbytes))
         _watch(array.base, released)
         return array
 
@@ -171,8 +174,8 @@ class Board:
     """The counters of one process: two copies, of which one is always whole.
 
     The worker counts in `live` (plain Python ints are fastest) and commits now and then by copying
-    it to the copy that is not current and flipping one word. `now` words are not committed: they
-    say what the process is doing this moment.
+    it to the copy that is not current and counting the commit: one word decides. `now` words are
+    not committed: they say what the process is doing this moment.
     """
 
     NOW = 16  # words: see the constants below
@@ -200,29 +203,33 @@ class Board:
         """Set one of the words that say what the process is doing."""
         self._words[word] = value
 
+    def _copy(self, commits: int) -> int:
+        """Where the copy lies that is current after so many commits."""
+        return self.NOW + (commits & 1) * self.count
+
     def write(self, at: int, *values: int) -> None:
         """Set words of `live` from word `at` on."""
         struct.pack_into(f"<{len(values)}q", self._live, 8 * at, *values)
 
     def commit(self) -> None:
         """Make `live` the whole, current copy: one 8-byte store decides."""
-        other = 1 - self._words[0]
-        at = self.NOW + other * self.count
+        commits = self._words[0] + 1
+        at = self._copy(commits)
         self._words[at : at + self.count] = self.live
-        self._words[0] = other
+        self._words[0] = commits
 
     def read(self) -> list[int]:
         """The last whole copy; safe while the worker writes."""
         while True:
-            current = self._words[0]
-            at = self.NOW + current * self.count
+            commits = self._words[0]
+            at = self._copy(commits)
             words = self._words[at : at + self.count].tolist()
-            if self._words[0] == current:
+            if self._words[0] == commits:  # a second commit meanwhile would have written here
                 return words
 
     def recover(self) -> None:
         """Take the last committed copy as `live`: the successor of a dead process starts there."""
-        at = self.NOW + self._words[0] * self.count
+        at = self._copy(self._words[0])
         self.live[:] = self._words[at : at + self.count]
 
     def histogram(self, index: int) -> Histogram:
