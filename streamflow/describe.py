@@ -175,7 +175,8 @@ Scalars are those of YAML 1.2: `no`, `on` and `12:30:45` are text, `010` is ten,
 quote what is text and looks like a number. Refused: a key given twice, merge keys (`<<`), tags, a
 second document, more than {nodes} values, nesting deeper than {depth}. Aliases are allowed.
 
-Paths are relative to the graph file; in `--set node.setting=value`, to where you stand. There,
+Files to read are relative to the graph file, or, in `--set node.setting=value`, to where you stand.
+Files to write always go to where you stand. In `--set`,
 `value` is YAML too, and is taken as it stands where the setting is text.
 
 Reserved for later work, and refused: {reserved}.

@@ -26,8 +26,10 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 """A number from 0 to 1."""
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 """A whole number above 0."""
-FilePath = Annotated[str, msgspec.Meta(min_length=1, extra={"path": True})]
-"""A file's path. In a graph file it is relative to that file; with `--set`, to where you stand."""
+FilePath = Annotated[str, msgspec.Meta(min_length=1, extra={"path": "input"})]
+"""A file to read. In a graph file it is relative to that file; with `--set`, to where you stand."""
+OutputPath = Annotated[str, msgspec.Meta(min_length=1, extra={"path": "output"})]
+"""A file to write: always relative to where you stand, so that a shipped graph writes there."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

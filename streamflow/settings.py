@@ -124,11 +124,11 @@ _LISTS = (
 )  # fmt: skip
 
 
-def map_paths(value: Any, info: inspect.Type, change: Callable[[str], str]) -> Any:
-    """A plain `value` of the type, with `change` applied to every path in it."""
+def map_paths(value: Any, info: inspect.Type, change: Callable[[str, str], str]) -> Any:
+    """A plain `value` of the type, with `change(path, "input" or "output")` for every path."""
     if isinstance(info, inspect.Metadata):
-        if (info.extra or {}).get("path") and isinstance(value, str):
-            return change(value)
+        if (role := (info.extra or {}).get("path")) and isinstance(value, str):
+            return change(value, role)
         return map_paths(value, info.type, change)
     if isinstance(info, inspect.UnionType):
         for part in info.types:
@@ -152,10 +152,13 @@ def map_paths(value: Any, info: inspect.Type, change: Callable[[str], str]) -> A
 
 
 def absolute(value: Any, info: inspect.Type, folder: Path) -> Any:
-    """A plain `value` of the type with its paths made absolute, relative ones from `folder`."""
+    """A plain `value` of the type with its paths made absolute.
 
-    def change(path: str) -> str:
-        return str(folder / Path(path).expanduser())
+    What is read lies relative to `folder`; what is written goes to the working directory.
+    """
+
+    def change(path: str, role: str) -> str:
+        return str((Path.cwd() if role == "output" else folder) / Path(path).expanduser())
 
     return map_paths(value, info, change)
 

@@ -1,0 +1,1 @@
+"""The nodes that ship with streamflow: sources, processors, classifiers and sinks."""

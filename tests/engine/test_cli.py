@@ -323,7 +323,7 @@ def test_a_new_graph_runs_as_it_is(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads((folder / "report.json").read_text())
     assert report["outcome"] == "completed"
-    assert (folder / "mine" / "quiet.raw").stat().st_size > 0
+    assert (folder / "quiet.raw").stat().st_size > 0
 
 
 def test_a_new_graph_never_overwrites_a_folder(

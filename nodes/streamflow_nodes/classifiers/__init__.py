@@ -1,0 +1,1 @@
+"""What names what it sees."""

@@ -1,0 +1,1 @@
+"""Where data ends: files, pictures, scores."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamflow.errors import NodeError
-from streamflow.node import FilePath, In, Node, Settings
+from streamflow.node import In, Node, OutputPath, Settings
 from streamflow.packet import Packet, Table
 
 from ..files import RecordFile
@@ -22,7 +22,7 @@ Rows = NDArray[Any]
 class CsvFileSettings(Settings, frozen=True, kw_only=True):
     """Where to write, and which columns."""
 
-    path: FilePath
+    path: OutputPath
     columns: list[str] = []
     """Columns to write, in this order; empty for all. Named ones are in the file's first line even
     if no row ever comes."""

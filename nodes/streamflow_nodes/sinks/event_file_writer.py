@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamflow.errors import NodeError
-from streamflow.node import FilePath, In, Node, Settings
+from streamflow.node import In, Node, OutputPath, Settings
 from streamflow.packet import EVENT, Events, Packet
 
 from ..files import RecordFile
@@ -24,7 +24,7 @@ WRAP = 1 << 24
 class EventFileWriterSettings(Settings, frozen=True, kw_only=True):
     """Where to write, and in which format."""
 
-    path: FilePath
+    path: OutputPath
     format: Literal["evt3"] = "evt3"
 
 

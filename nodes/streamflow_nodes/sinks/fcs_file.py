@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamflow.errors import NodeError
-from streamflow.node import FilePath, In, Node, Seconds, Settings
+from streamflow.node import FilePath, In, Node, OutputPath, Seconds, Settings
 from streamflow.packet import Packet, Table
 
 from ..files import RecordFile, file_digest
@@ -33,7 +33,7 @@ TIME = next(i for i, channel in enumerate(CHANNELS) if channel.field == "time_us
 class FcsFileSettings(Settings, frozen=True, kw_only=True):
     """Where to write, in which precision, and what to say about the sample."""
 
-    path: FilePath
+    path: OutputPath
     datatype: Literal["D", "F"] = "D"
     """D: 64-bit numbers. F: 32-bit, for programs that read no others."""
     time_step: Seconds | None = None

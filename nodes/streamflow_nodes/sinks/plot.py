@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamflow.errors import NodeError
-from streamflow.node import FilePath, In, Microseconds, Node, Positive, Settings
+from streamflow.node import FilePath, In, Microseconds, Node, OutputPath, Positive, Settings
 from streamflow.packet import Events, Packet, Table
 
 from ..files import replace_file
@@ -28,7 +28,7 @@ PICTURED_CLASSES = 8
 class PlotSettings(Settings, frozen=True, kw_only=True):
     """Where to draw, what to say, and how much to keep."""
 
-    path: FilePath
+    path: OutputPath
     title: str = "Particles"
     note: str = ""
     """A remark that must not be missed, such as 'simulated data'."""
