@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -25,8 +26,8 @@ def run(*arguments):
 @pytest.fixture
 def recordings(tmp_path):
     """The first half second of two sessions; SIMULATED recordings."""
-    pytest.importorskip("sklearn", reason="needs the extra train")
-    pytest.importorskip("torch", reason="needs the extra norse")
+    if not all(importlib.util.find_spec(name) for name in ("sklearn", "torch")):
+        pytest.skip("training needs scikit-learn and torch: extras train and norse")
     if not (DATA / "A1.raw").exists():
         pytest.skip("simulated cytometry recordings are not in ../shared/data/cytometry")
     for name in ("A1", "B1", "A2", "B2"):

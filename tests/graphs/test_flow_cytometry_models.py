@@ -25,7 +25,7 @@ from streamflow.packet import Events, Packet
 from streamflow.testing import drive
 
 GRAPH = Path(__file__).resolve().parents[2] / "graphs" / "flow_cytometry"
-FILES = {"path", "model", "truth"}
+FILES = {"path", "model"}
 
 
 def settings_of(name):
