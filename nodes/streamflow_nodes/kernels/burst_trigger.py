@@ -58,17 +58,19 @@ def is_quiet(
     threshold : int, events, at least 1
     """
     back = 2 * (threshold - 1)
-    for at in range(0, words.shape[0], 2):
+    for at in range(0, min(back, words.shape[0]), 2):  # their company is in `held`
         time = words[at]
         if time < newest:
             return False
         newest = time
-        earlier = at - back
-        if earlier >= 0:
-            if time - words[earlier] < reach:
-                return False
-        elif held.shape[0] + earlier >= 0 and time - held[held.shape[0] + earlier] < reach:
+        earlier = held.shape[0] + at - back
+        if earlier >= 0 and time - held[earlier] < reach:
             return False
+    for at in range(back, words.shape[0], 2):
+        time = words[at]
+        if time < newest or time - words[at - back] < reach:
+            return False
+        newest = time
     return True
 
 

@@ -20,6 +20,7 @@ from ..kernels.burst_trigger import (
 )
 
 NEVER = -(1 << 62)
+FEW = 1024  # words of events that are not worth tidying away
 ENDED = 1 << 61  # us: later than any stream time, and far from where sums would wrap
 
 
@@ -130,11 +131,13 @@ class BurstTrigger(Node[BurstTriggerSettings]):
     def _is_quiet(self, words: Words) -> bool:
         """Whether neither what is held nor `words`, which go on from it, can hold a centre."""
         reach, least = 2 * self._half * self._step, self.settings.contrast
-        return (
-            not self._open
-            and is_quiet(self._nothing, self._held, NEVER, reach, least)
-            and is_quiet(self._held, words, self._newest, reach, least)
-        )
+        if self._open:
+            return False
+        if self._held.size >= 2 * least and not is_quiet(
+            self._nothing, self._held, NEVER, reach, least
+        ):
+            return False
+        return bool(is_quiet(self._held, words, self._newest, reach, least))
 
     def _pass_over(self, words: Words) -> None:
         """Take in events that hold no centre: the fast way through the silence between particles.
@@ -191,8 +194,10 @@ class BurstTrigger(Node[BurstTriggerSettings]):
 
     def _forget(self) -> None:
         """Drop the events that no later burst can hold, and say how far back one can start."""
-        earliest = min([self._decided * self._step, *self._open[:1]])
+        earliest = self._open[0] if self._open else self._decided * self._step
         self.holds_from = earliest - self._reach
+        if self._held.size < FEW and self._held.base is None:
+            return
         keep = first_at_or_after(self._held, self.holds_from, 0)
         if 4 * keep >= self._held.size or self._held.base is not None:
             self._hold(self._held[2 * keep :].copy())
