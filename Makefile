@@ -1,6 +1,5 @@
 # Everything is installed into .venv; a stamp there says that it is done, and with what.
-# torch for the CPU only, where the default index has the large one:
-#   make test PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+# PIP_FLAGS are more options for pip.
 PYTHON ?= python3
 PIP_FLAGS ?=
 BIN := .venv/bin
