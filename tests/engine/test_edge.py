@@ -414,6 +414,10 @@ class End:
             self.sent.append(frame)
         return not self.refuses
 
+    @property
+    def more(self) -> bool:
+        return bool(self.inbox)
+
     def receive(self) -> bytes | None:
         return self.inbox.popleft() if self.inbox else None
 
