@@ -91,6 +91,7 @@ class Segment:
             raise TransportError(f"a segment of {len(self._map)} bytes, not {slots} x {slot_size}")
         self._view = memoryview(self._map)
         self._bytes = np.frombuffer(self._map, np.uint8)
+        self._address = int(self._bytes.ctypes.data)
 
     @property
     def published(self) -> tuple[int, int]:
@@ -109,6 +110,11 @@ class Segment:
         """The first `nbytes` of a slot's payload; read-only where the map is."""
         at = self._at(slot, nbytes)
         return self._bytes[at : at + nbytes]
+
+    def write(self, slot: int, payload: bytes) -> None:
+        """Store a small payload: quicker than through an array where there is little to copy."""
+        at = self._at(slot, len(payload))
+        self._view[at : at + len(payload)] = payload
 
     def _at(self, slot: int, nbytes: int) -> int:
         """Where a slot's payload begins; PacketError when it would not lie in the slot."""
@@ -153,7 +159,7 @@ class Segment:
 
     def address(self, slot: int) -> int:
         """Where the slot's payload lies in this process: recognises a loan that comes back."""
-        return int(self._bytes.ctypes.data) + PAGE + slot * self._stride + PAGE
+        return self._address + PAGE + slot * self._stride + PAGE
 
 
 _watched: dict[int, weakref.ref[Any]] = {}
