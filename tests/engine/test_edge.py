@@ -774,6 +774,7 @@ class Edges(RuleBasedStateMachine):
             receiver = consumer.link.receiver
             assert receiver.received == receiver.handled + receiver.duplicates + receiver.held
             assert receiver.handled == len(consumer.log)
+            assert receiver.duplicates == 0  # what a consumer has is not sent to it again
             assert receiver.handled_items == sum(map(items_of, consumer.log))
             assert consumer.log == sorted(set(consumer.log))
             if policy == "block":

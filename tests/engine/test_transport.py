@@ -566,6 +566,30 @@ def test_a_consumers_successor_is_sent_what_its_predecessor_had_not_committed(
     assert [pair.next().start for _ in range(2)] == [20, 30]
 
 
+@pytest.mark.parametrize("heard", [True, False], ids=["heard", "on its way"])
+def test_a_consumers_successor_is_told_the_stream_time_again(
+    context: Context, private: Path, heard: bool
+) -> None:
+    pair = Pair(context, private)
+    pair.output.tick(500)
+    if heard:
+        pair.until(lambda: pair.times, "the watermark")
+        pair.until(lambda: not pair.out._tick_out, "its receipt")
+    pair.times.clear()
+    pair.into.detach()
+    pair.out.detach()
+
+    pair.into = InLink(Spikes, 4, pair.into.segment)
+    here, there = context.channel(), context.channel()
+    here.bind(private / "next")
+    pair.out.attach(here)
+    there.connect(private / "next")
+    pair.into.attach(there)
+
+    pair.until(lambda: pair.times, "the watermark")
+    assert pair.times == [500]
+
+
 def test_a_producers_successor_sends_what_shared_memory_holds(
     context: Context, private: Path
 ) -> None:
