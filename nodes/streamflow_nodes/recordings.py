@@ -7,6 +7,7 @@ in file order, coordinates unchecked. Nothing reads a whole file into memory.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import zipfile
@@ -65,6 +66,8 @@ class Recording:
         default_factory=lambda: {"triggers": 0, "untimed": 0, "unknown_word": 0, "truncated": 0}
     )
     """What was read so far and is no event."""
+    read: float | None = None
+    """How much of the file was read, from 0 to 1; None for formats where a library reads it."""
 
 
 @dataclass(frozen=True)
@@ -179,8 +182,10 @@ def _blocks(recording: Recording, offset: int, record: int) -> Iterator[bytes]:
     """The file from `offset` in blocks of whole records of `record` bytes; counts a cut one."""
     size = BLOCK // record * record
     with _opened(recording.path) as file:
+        whole = max(1, os.fstat(file.fileno()).st_size)
         file.seek(offset)
         while block := _read(file, recording.path, size):
+            recording.read = min(1.0, file.tell() / whole)
             if len(block) % record:
                 recording.counts["truncated"] += 1
                 block = block[: len(block) // record * record]

@@ -255,7 +255,8 @@ processes:
 GRAPH_README = """\
 # {name}
 
-Reads a recording, removes background activity and writes what is left to `quiet.raw`, where you stand.
+Reads a recording, removes background activity and writes what is left to `quiet.raw`, in the
+folder where you stand.
 
     streamflow check {name}    # is it right, and how would it run?
     streamflow draw {name}     # what does it look like?

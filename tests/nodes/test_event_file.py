@@ -753,3 +753,11 @@ def test_aedat4_written_by_dv_processing_is_read_back(tmp_path: Path) -> None:
 
     assert datetime.timedelta(microseconds=4) == store.duration()
     same(events_in(path), THREE)
+
+
+def test_progress_rises_to_one_as_the_file_is_read():
+    node = EventFile({"path": str(INDOOR)})
+
+    drive(node)
+
+    assert node.progress == 1.0

@@ -101,6 +101,7 @@ class EventFile(Node[EventFileSettings]):
             self._packets += 1
             self._events += len(array)
             self._stop = stop
+            self.progress = self._recording.read
             yield self.events(Events(array, *self._size), start, stop)
 
     def _slices(self) -> Iterator[Slice]:
