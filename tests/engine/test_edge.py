@@ -188,13 +188,26 @@ def test_after_a_recovery_a_lossy_edge_keeps_to_its_capacity() -> None:
     sender = Sender("latest", 1, 1)
     sender.produced = sender.produced_items = 3
     sender.recover([(2, 1), (3, 1)])  # one flew, one waited
-    sender.offer(4, 1)
 
-    done = sender.connect(1, received_through=2, handled_through=1, held=())
+    sender.connect(1, received_through=2, handled_through=1, held=())
 
-    assert done == [3]  # the newest is worth more
-    assert (sender.dropped, sender.dropped_items) == (1, 1)
+    assert list(sender.flying) == [2]
+    assert offer(sender, 4) == [3]  # it waits again, and the newest is worth more
     assert list(sender.waiting) == [4]
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest", "latest"])
+def test_before_the_greeting_nothing_is_given_up_that_the_consumer_may_look_at(
+    policy: Policy,
+) -> None:
+    sender = Sender(policy, 1, 1)
+    sender.produced = sender.produced_items = 3
+    sender.recover([(2, 1), (3, 1)])  # which of them the consumer has, nobody here can tell
+
+    dropped = offer(sender, 4, 5, 6)
+
+    assert not {2, 3} & set(dropped)
+    assert len(dropped) >= 2
 
 
 # --- the receiver -------------------------------------------------------------------------------
