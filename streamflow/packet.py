@@ -310,9 +310,17 @@ def data_frame(header: Header, meta: bytes, payload: bytes = b"") -> bytes:
     return HEADER.pack(b"SF", WIRE_VERSION, DATA, *words) + meta + payload
 
 
+_ZEROS = bytes(16)
+
+
 def describe(payload: Payload) -> bytes:
-    """The payload's name and words as msgpack."""
+    """The payload's name and words as msgpack.
+
+    Zeros before it bring what follows it in a message to a multiple of 16 bytes: an array that is
+    not aligned is another type to a compiled kernel.
+    """
     meta = _encode_words((payload.name, *payload.words()))
+    meta = _ZEROS[: -(HEADER.size + len(meta)) % 16] + meta
     if len(meta) > MAXIMUM_META:
         raise PacketError(f"a payload description of {len(meta)} bytes; at most {MAXIMUM_META}")
     return meta
@@ -323,7 +331,7 @@ def rebuild(
 ) -> Payload:
     """The payload from its description and its bytes (a view: nothing is copied)."""
     try:
-        name, *words = _decode_words(meta)
+        name, *words = _decode_words(bytes(meta).lstrip(b"\0"))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise PacketError(f"unreadable payload description: {error}") from error
     if name != payload_type.name:

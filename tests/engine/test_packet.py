@@ -520,3 +520,10 @@ def test_a_description_nested_without_end_is_refused() -> None:
 @pytest.mark.parametrize("payload_type", TYPES, ids=lambda t: t.name)
 def test_nothing_is_pickled_on_the_way(payload_type: type[Payload]) -> None:
     round_trip(EMPTY[payload_type])
+
+
+@pytest.mark.parametrize("axis", ["a", "ab", "abc", "abcdefgh", "abcdefghijklm"])
+def test_a_payload_inside_a_message_is_aligned_like_any_array(axis: str) -> None:
+    packet = Packet(0, 1, Tensor(np.arange(5.0), (axis,)))
+
+    assert decode(encode(packet), Tensor).data.array.flags.aligned
