@@ -10,9 +10,10 @@ import contextlib
 import os
 import socket
 import struct
+import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -24,6 +25,7 @@ _FDS_AT_ONCE = 64  # the kernel takes 253
 _LENGTH = struct.Struct("<II")  # bytes of the message, descriptors that belong to it
 
 Message = dict[str, Any]
+_decode = msgspec.msgpack.Decoder(Message).decode
 
 
 class Control:
@@ -35,6 +37,7 @@ class Control:
         self.open = True
         self._buffer = bytearray()
         self._fds: deque[int] = deque()
+        self._sending = threading.Lock()  # a source's thread may log while the loop sends
 
     @classmethod
     def connect(cls, path: str) -> Control:
@@ -50,19 +53,28 @@ class Control:
     def send(self, operation: str, fds: Sequence[int] = (), **words: Any) -> bool:
         """Send one message; False when the other end is gone."""
         body = msgspec.msgpack.encode({"op": operation, **words})
+        if len(body) > MAXIMUM_MESSAGE:
+            raise TransportError(
+                f"a control message {operation!r} of {len(body) >> 20} MiB; at most "
+                f"{MAXIMUM_MESSAGE >> 20} MiB: results and settings are no place for data"
+            )
         data = memoryview(_LENGTH.pack(len(body), len(fds)) + body)
-        try:
-            rest = list(fds)
-            while rest:
-                sent = socket.send_fds(self.socket, [data[:1]], rest[:_FDS_AT_ONCE])
-                rest, data = rest[_FDS_AT_ONCE:], data[sent:]
-            self.socket.sendall(data)
-        except OSError:
-            self.open = False
+        with self._sending:
+            try:
+                rest = list(fds)
+                while rest:
+                    sent = socket.send_fds(self.socket, [data[:1]], rest[:_FDS_AT_ONCE])
+                    rest, data = rest[_FDS_AT_ONCE:], data[sent:]
+                self.socket.sendall(data)
+            except OSError:
+                self.open = False
         return self.open
 
     def receive(self) -> list[Message]:
-        """Every message that has arrived; a message's descriptors are under "fds"."""
+        """Every message that has arrived; a message's descriptors are under "fds".
+
+        TransportError, and a closed connection, when what arrived is not a message.
+        """
         while self.open:
             try:
                 # not socket.recv_fds: it drops the flags it is given, and would block
@@ -85,20 +97,30 @@ class Control:
         while len(self._buffer) >= _LENGTH.size:
             length, count = _LENGTH.unpack_from(self._buffer)
             if length > MAXIMUM_MESSAGE:
-                self.open = False
-                raise TransportError(f"a control message of {length} bytes: not one of ours")
+                self._refuse(f"{length} bytes")
             if len(self._buffer) < _LENGTH.size + length:
                 break
             body = bytes(self._buffer[_LENGTH.size : _LENGTH.size + length])
             del self._buffer[: _LENGTH.size + length]
-            message: Message = msgspec.msgpack.decode(body)
+            try:
+                message = _decode(body)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                self._refuse(f"{body[:16]!r}: {error}")
+            if not isinstance(message.get("op"), str) or count > len(self._fds):
+                self._refuse(f"{body[:16]!r}, {count} descriptors")
             message["fds"] = [self._fds.popleft() for _ in range(count)]
             messages.append(message)
         return messages
 
-    def close(self) -> None:
-        """Close the connection."""
+    def _refuse(self, what: str) -> NoReturn:
         self.open = False
+        raise TransportError(f"a control message of {what}: not one of ours")
+
+    def close(self) -> None:
+        """Close the connection, and descriptors that came with no message."""
+        self.open = False
+        while self._fds:
+            os.close(self._fds.popleft())
         with contextlib.suppress(OSError):
             self.socket.close()
 

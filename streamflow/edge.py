@@ -65,12 +65,19 @@ class InputOrder:
         """Packets of `port` that have arrived and not been handed over."""
         return len(self._queues[port])
 
+    def queued(self, port: int) -> list[Any]:
+        """What has arrived on `port` and not been handed over, first in first place."""
+        return [item for _start, item in self._queues[port]]
+
     @property
     def time(self) -> int:
         """Stream time before which everything has been handed over."""
         return min(
-            queue[0][0] if queue else watermark
-            for queue, watermark in zip(self._queues, self._watermarks, strict=True)
+            (
+                queue[0][0] if queue else watermark
+                for queue, watermark in zip(self._queues, self._watermarks, strict=True)
+            ),
+            default=ENDED,  # no input is connected, so none will ever say anything
         )
 
     @property

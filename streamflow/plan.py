@@ -20,6 +20,7 @@ class EdgePlan(msgspec.Struct, frozen=True, kw_only=True):
     """An edge, its number in the graph, and how its packets travel.
 
     `memory` bounds the bytes that its packets can hold: (waiting + window) times `max_packet`.
+    Slots are reserved for more (see `_slots`), which costs nothing until it is needed.
     """
 
     index: int
@@ -98,10 +99,20 @@ def _segment(port: tuple[str, str], edges: list[EdgePlan]) -> SegmentPlan:
         node=port[0],
         output=port[1],
         # one more, so that the producer can fill a packet while all the others are held
-        slots=sum(edge.spec.window + edge.spec.capacity for edge in edges) + 1,
+        slots=sum(_slots(edge.spec) for edge in edges) + 1,
         slot_bytes=max(edge.spec.max_packet for edge in edges if edge.transport == "shared"),
         edges=tuple(edge.index for edge in edges),
     )
+
+
+def _slots(edge: EdgeSpec) -> int:
+    """How many slots an edge may hold.
+
+    A lossy edge's producer must never wait. While its successor does not know yet what the consumer
+    looks at, everything that waited at its predecessor is kept beside what waits now.
+    """
+    waiting = edge.capacity if edge.when_full == "block" else 2 * edge.capacity
+    return edge.window + waiting
 
 
 def _lines(plan: Plan) -> list[str]:

@@ -64,7 +64,7 @@ def test_one_segment_serves_all_edges_of_an_output_and_one_packet_more() -> None
     (segment,) = plan(FAN_OUT).segments
 
     assert (segment.node, segment.output, segment.edges) == ("a", "values", (0, 1))
-    assert segment.slots == (64 + 8) + (1 + 1) + 1
+    assert segment.slots == (64 + 8) + (2 * 1 + 1) + 1  # a lossy edge's waiting room counts twice
     assert segment.slot_bytes == 8192
 
 
