@@ -50,10 +50,12 @@ class ForkServer:
         """Serve until the supervisor closes the connection."""
         signal.set_wakeup_fd(self._wake_write)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        poll = select.poll()  # not select(): it takes no descriptor above 1023
+        for fd in (self.control.fileno(), self._wake_read):
+            poll.register(fd, select.POLLIN)
         self.control.send("preloaded", pid=os.getpid())
         while self.control.open:
-            # the time-out only bounds how long a lost SIGCHLD could go unnoticed
-            select.select([self.control.fileno(), self._wake_read], [], [], 5.0)
+            poll.poll(5000)  # ms; only bounds how long a lost SIGCHLD could go unnoticed
             self._drain_wake()
             self._reap()
             for message in self.control.receive():

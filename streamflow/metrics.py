@@ -18,9 +18,14 @@ OUT = (
     "produced", "produced_items", "acknowledged", "acknowledged_items", "dropped", "dropped_items",
     "lost", "lost_items", "in_flight", "waiting", "waiting_max", "blocked_ns", "bytes", "watermark",
 )  # fmt: skip
-LOCAL = ("produced", "produced_items", "handled", "handled_items", "bytes", "watermark", "ended")
+LOCAL = (
+    "produced", "produced_items", "handled", "handled_items", "bytes", "watermark", "ended",
+    "waiting_max",
+)  # fmt: skip
 OUTPUT = ("sequence", "items")
-PROCESS = ("snapshot_half", "snapshot_bytes", "commits", "recoveries")
+PROCESS = ("snapshot_half", "snapshot_bytes", "commits", "recoveries", "captured")
+VERBS = ("open", "advance", "finish", "snapshot", "restore", "results", "close")
+"""What a node may be busy with besides its inputs: the board's PORT says -1 for the first, ..."""
 
 
 class Layout:
@@ -50,6 +55,7 @@ class Layout:
                 self.offsets[group, name] = at
                 at += width
         self.words = at
+        self.fillable = [*outs, *locals_]  # edges that a worker may wait for, in its own order
         self.histograms = {name: index for index, name in enumerate([*ins, *locals_])}
 
     def read(self, words: Sequence[int], group: str, name: str) -> dict[str, int]:
@@ -115,7 +121,7 @@ def reference_edge(local: dict[str, int]) -> dict[str, Any]:
         "items_handled": local["handled_items"],
         "bytes": local["bytes"],
         "waiting": held,
-        "waiting_max": 0,
+        "waiting_max": local["waiting_max"],
         "blocked_s": 0.0,
     }
 

@@ -28,14 +28,17 @@ from .control import PROTOCOL, Control, Message, peer_is_me
 from .errors import StreamflowError, TransportError
 from .graph import Graph, ProcessSpec
 from .memory import Board, create, read_only, segment_bytes
-from .metrics import Layout, balance, reference_edge, shared_edge
+from .metrics import VERBS, Layout, balance, reference_edge, shared_edge
 from .plan import EdgePlan, SegmentPlan, make_plan
 from .transport import RunDirectory, endpoint_path
 
 log = logging.getLogger("streamflow")
 
 VAULT_BYTES = 1 << 30  # sparse: two snapshots of at most 512 MiB a process
-STALL_S = 10.0  # all blocked and nothing moves for this long: a deadlock, reported as one
+STALL_S = 5.0  # every source blocked and nothing moves for this long: a deadlock
+FROZEN_S = 3.0  # a worker's loop turns 5 times a second at least
+LOOK_S = 0.25
+NOTES = 100  # restarts that the report describes; its counters know all of them
 FORK_SERVER_S = 60.0
 POLL_S = 0.1
 MAXIMUM_BACKOFF_S = 30.0
@@ -53,6 +56,10 @@ class Failed(StreamflowError):
     def __init__(self, message: str, trace: str = "") -> None:
         super().__init__(message)
         self.trace = trace
+
+
+class Cut(Failed):
+    """The user's signal, or what it led to, ends the run before it was drained."""
 
 
 class Process:
@@ -73,11 +80,12 @@ class Process:
         self.deaths: list[float] = []
         self.due = 0.0  # when it may be started (again)
         self.began = 0.0
+        self.still = 0.0  # seconds for which its loop has not been seen to turn
+        self.heartbeat = 0
         self.failure: Message | None = None
         self.cpu_s = self.rss_peak_mib = 0.0
         self.cpu_before = 0.0  # of earlier incarnations
         self.results: dict[str, Any] = {}
-        self.started = False
 
 
 class Edge:
@@ -101,6 +109,7 @@ class ForkServer:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env=self.environment,
+            start_new_session=True,  # a terminal's Ctrl-C is for the supervisor alone
         )
         theirs.close()
         self.control = Control(ours)
@@ -173,6 +182,8 @@ class Supervisor:
                 self._start_fork_server()
                 self._create_memory()
                 self._serve()
+            except Cut as cut:
+                self.error = str(cut)
             except Failed as failure:
                 self._failed(str(failure), failure.trace)
             except StreamflowError as error:
@@ -185,8 +196,7 @@ class Supervisor:
         return self.report()
 
     def _failed(self, message: str, trace: str = "") -> None:
-        if self.outcome == "completed":
-            self.outcome, self.exit_code = "failed", 1
+        self.outcome, self.exit_code = "failed", 1
         self.error, self.trace = message, trace
 
     def _serve(self) -> None:
@@ -199,19 +209,21 @@ class Supervisor:
             self._relink()
             self._advance(now)
             if now >= next_look:
-                next_look = now + 0.25
+                next_look = now + LOOK_S
                 self._look(now)
             if self._watch is not None and now >= next_watch:
                 next_watch = now + self._every
                 self._watch(self)
 
     def _wait(self, seconds: float) -> None:
-        watched: list[Any] = [self._server, self._wakeup, *self._connections]
-        ready = select.select(watched, [], [], seconds)[0]
-        for fd in ready:
-            if fd is self._server:
+        poll = select.poll()  # not select(): it takes no descriptor above 1023
+        server, wakeup = self._server.fileno(), self._wakeup.fileno()
+        for fd in (server, wakeup, *self._connections):
+            poll.register(fd, select.POLLIN)
+        for fd, _events in poll.poll(1000 * seconds):
+            if fd == server:
                 self._accept()
-            elif fd is self._wakeup:
+            elif fd == wakeup:
                 with contextlib.suppress(BlockingIOError):
                     self._wakeup.recv(512)
             elif fd in self._connections:
@@ -230,7 +242,14 @@ class Supervisor:
 
     def _hear(self, fd: int) -> None:
         control, process = self._connections[fd]
-        messages = control.receive()
+        try:
+            messages = control.receive()
+        except TransportError as error:
+            messages = []
+            if process is None:
+                log.warning("refused a connection to the run: %s", error)
+            else:
+                self._kill(process, f"process {process.name!r} sent {error}")
         for message in messages:
             if self._is_fork_server(control):
                 self._hear_fork_server(message)
@@ -268,8 +287,13 @@ class Supervisor:
                     self._exited(process, message["code"])
 
     def _greet(self, control: Control, message: Message) -> Process | None:
-        process = self.processes.get(message.get("process", ""))
-        if message["op"] != "hello" or process is None:
+        words = ("process", "pid", "incarnation", "protocol", "version", "python")
+        if message["op"] != "hello" or not all(word in message for word in words):
+            log.warning("refused a connection to the run: %r is no greeting", message["op"])
+            control.close()
+            return None
+        process = self.processes.get(str(message["process"]))
+        if process is None:
             control.close()
             return None
         if message["protocol"] != PROTOCOL or message["version"] != __version__:
@@ -291,7 +315,9 @@ class Supervisor:
         if operation == "ready":
             process.phase, process.faults = "ready", message["faults"]
         elif operation == "linked":
-            self.edges[message["edge"]].greeted = True
+            edge = self.edges[message["edge"]]
+            # what its producer says of an earlier connection may come late
+            edge.greeted = edge.linked and message["generation"] == edge.generation
         elif operation == "finished":
             process.phase = "finished"
         elif operation == "unfinished":
@@ -321,7 +347,7 @@ class Supervisor:
         now = time.monotonic()
         restart = process.spec.restart
         process.deaths = [at for at in process.deaths if now - at < restart.window] + [now]
-        if restart.when == "never" or self._closing:
+        if restart.when == "never":
             raise Failed(what, trace)
         if len(process.deaths) > restart.maximum:
             raise Failed(
@@ -334,15 +360,17 @@ class Supervisor:
         process.phase = "waiting"
         process.restarts += 1
         note = f"{what}; restart {len(process.deaths)} in {delay:.2g} s"
-        self.notes.append(note)
+        if len(self.notes) < NOTES:
+            self.notes.append(note)
         log.warning("%s", note)
 
     def _last_words(self, process: Process) -> None:
         """Read what it sent before it died."""
         for fd, (control, owner) in list(self._connections.items()):
             if owner is process:
-                for message in control.receive():
-                    self._hear_process(process, message)
+                with contextlib.suppress(TransportError):  # it was cut off in the middle
+                    for message in control.receive():
+                        self._hear_process(process, message)
                 del self._connections[fd]
                 control.close()
 
@@ -365,8 +393,8 @@ class Supervisor:
         for process in self.processes.values():
             if process.phase == "waiting" and now >= process.due:
                 process.phase, process.began = "starting", now
+                process.still = 0.0
                 process.incarnation = process.restarts
-                process.started = False
                 self._launch(process)
 
     def _fork_environment(self) -> dict[str, str]:
@@ -384,8 +412,9 @@ class Supervisor:
         command += [str(process.incarnation), str(os.getpid())]
         try:
             process.child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, env=self._fork_environment()
-            )
+                command, stdin=subprocess.DEVNULL, env=self._fork_environment(),
+                start_new_session=True,
+            )  # fmt: skip
         except OSError as error:
             raise Failed(
                 f"process {process.name!r}: cannot run {process.spec.python}: {error}"
@@ -406,30 +435,41 @@ class Supervisor:
 
     def _relink(self) -> None:
         """Connect every edge whose two ends are there and not connected."""
+        if self._closing:
+            return  # whoever is restarted now has handled everything, and only closes again
         ready = ("ready", "running", "finished")
         for edge in self.edges.values():
             ends = (edge.producer, edge.consumer)
             if edge.linked or any(end.phase not in ready or end.control is None for end in ends):
                 continue
+            for old in self.directory.glob(f"e{edge.plan.index}.{edge.generation}*"):
+                old.unlink(missing_ok=True)  # what a killed producer could not clean up
             edge.generation += 1
             path = endpoint_path(self.directory, f"e{edge.plan.index}.{edge.generation}")
             for end in ends:
                 if end.control is not None:
-                    end.control.send("link", edge=edge.name, path=str(path))
+                    end.control.send(
+                        "link", edge=edge.name, path=str(path), generation=edge.generation
+                    )
             edge.linked = True
 
     def _advance(self, now: float) -> None:
         """Start who may start; close when everyone has finished."""
         everyone = self.processes.values()
+        self._check_start_deadline(now)
         if not self.started_at:
-            ready = all(process.phase == "ready" for process in everyone)
-            if not ready:
-                self._check_start_deadline(now)
+            if not all(process.phase == "ready" for process in everyone):
                 return
             if not all(edge.greeted for edge in self.edges.values()):
                 return
             self.started_at, self.ready_s = now, now - self.began
             self._moved = (0, now)
+        if self._closing:
+            for process in everyone:
+                if process.phase == "ready" and process.control is not None:
+                    process.phase = "running"
+                    process.control.send("close")
+            return
         for process in everyone:
             mine = [
                 edge for edge in self.edges.values() if process in (edge.producer, edge.consumer)
@@ -448,7 +488,7 @@ class Supervisor:
             and now >= self.started_at + self.duration
         ):
             self._drain(now)
-        if not self._closing and all(process.phase == "finished" for process in everyone):
+        if all(process.phase == "finished" for process in everyone):
             self._closing = True
             self._close_deadline = now + self.graph.limits.drain_seconds
             for process in everyone:
@@ -462,19 +502,17 @@ class Supervisor:
         return other.phase in ("waiting", "starting", "dead")
 
     def _check_start_deadline(self, now: float) -> None:
+        limit = self.graph.limits.start_seconds
         late = [
-            p.name for p in self.processes.values()
-            if p.phase == "starting" and now - p.began > self.graph.limits.start_seconds
-        ]  # fmt: skip
-        if late:
-            busy = [
-                f"{name} (in {b[0]})" if (b := self._busy(self.processes[name])) else name
-                for name in late
-            ]
-            raise Failed(
-                f"not ready after {self.graph.limits.start_seconds:g} s: {', '.join(busy)} "
-                "(limits: start_seconds)"
-            )
+            p for p in self.processes.values() if p.phase == "starting" and now - p.began > limit
+        ]
+        if late and not self.started_at:
+            busy = [f"{p.name} (in {b[0]})" if (b := self._busy(p)) else p.name for p in late]
+            raise Failed(f"not ready after {limit:g} s: {', '.join(busy)} (limits: start_seconds)")
+        for process in late:
+            busy_in = self._busy(process)
+            what = busy_in[0] if busy_in else f"the successor of process {process.name!r}"
+            self._kill(process, f"{what} has not returned for {limit:g} s (limits: start_seconds)")
 
     # --- watching -----------------------------------------------------------------------------
 
@@ -483,17 +521,43 @@ class Supervisor:
         for process in self.processes.values():
             if process.pid and process.phase not in ("closed", "dead", "waiting"):
                 self._sample(process)
+            if process.pid and process.phase in ("running", "finished"):
                 busy = self._busy(process)
                 limit = self.graph.limits.handler_seconds
-                if busy and busy[1] > limit and process.phase in ("running", "finished"):
-                    process.failure = {
-                        "error": f"{busy[0]} has not returned for {busy[1]:.1f} s "
-                        "(limits: handler_seconds)",
-                        "traceback": "",
-                    }
-                    os.kill(process.pid, signal.SIGKILL)
+                if busy and busy[1] > limit:
+                    self._kill(
+                        process,
+                        f"{busy[0]} has not returned for {busy[1]:.1f} s (limits: handler_seconds)",
+                    )
+                elif self._is_frozen(process):
+                    nodes = ", ".join(process.spec.nodes)
+                    self._kill(
+                        process,
+                        f"process {process.name!r} ({nodes}) has not moved for {FROZEN_S:g} s, "
+                        "though none of its nodes is busy: stopped (SIGSTOP, a debugger), or the "
+                        "machine is out of memory or far too busy",
+                    )
         if self.started_at and not self._closing:
             self._check_stall(now)
+
+    def _is_frozen(self, process: Process) -> bool:
+        """Whether its loop has not turned for too long. Counted in looks, not by the clock: were
+        this process stopped and continued, everyone else's heartbeat would look old.
+        """  # fmt: skip
+        heartbeat = process.board.now(Board.HEARTBEAT)
+        if heartbeat != process.heartbeat or process.board.now(Board.SINCE):
+            process.heartbeat, process.still = heartbeat, 0.0
+        else:
+            process.still += LOOK_S
+        return process.still >= FROZEN_S
+
+    @staticmethod
+    def _kill(process: Process, why: str) -> None:
+        """End a process that cannot be worked with; its restart policy says what follows."""
+        process.failure = {"error": why, "traceback": ""}
+        if process.pid:
+            with contextlib.suppress(ProcessLookupError):  # it died meanwhile
+                os.kill(process.pid, signal.SIGKILL)
 
     def _busy(self, process: Process) -> tuple[str, float] | None:
         """What a process is in the middle of, and for how many seconds."""
@@ -506,7 +570,9 @@ class Supervisor:
             return None
         name = process.spec.nodes[index]
         inputs = self.graph.nodes[name].inputs
-        verb = f"on_{inputs[port].input}" if 0 <= port < len(inputs) else "open, finish or close"
+        if not -len(VERBS) <= port < len(inputs):
+            return None
+        verb = f"on_{inputs[port].input}" if port >= 0 else VERBS[-1 - port]
         return f"node {name!r} ({verb})", (time.monotonic_ns() - since) / 1e9
 
     def _sample(self, process: Process) -> None:
@@ -518,21 +584,50 @@ class Supervisor:
             process.rss_peak_mib = max(process.rss_peak_mib, rss)
 
     def _check_stall(self, now: float) -> None:
-        """All blocked, nobody working, nothing moving: say which edges."""
-        total, blocked = 0, []
-        for name, edge in self.edges.items():
-            counts = self._edge_counts(name)
-            total += counts["handled"] + counts["produced"]
-            if counts["waiting"] >= edge.plan.spec.capacity and edge.plan.spec.when_full == "block":
-                blocked.append(f"{name} ({counts['waiting']} waiting)")
-        idle = all(
-            process.phase in ("running", "finished") and self._busy(process) is None
-            for process in self.processes.values()
+        """Every source blocked, nobody working, nothing moving: say which edges, and the way out.
+
+        While a source waits for its device there is no deadlock: what it says may free the others.
+        """
+        boards = [process.board for process in self.processes.values()]
+        waits = [board.now(Board.WAITING) for board in boards]
+        counts = self.edge_report()
+        total = sum(edge["handled"] + edge["produced"] for edge in counts.values())
+        still = (
+            all(process.phase in ("running", "finished") for process in self.processes.values())
+            and not any(board.now(Board.SINCE) for board in boards)
+            and any(wait > 0 for wait in waits)
+            and not any(wait < 0 for wait in waits)
         )
-        if total != self._moved[0] or not blocked or not idle:
+        if total != self._moved[0] or not still:
             self._moved = (total, now)
         elif now - self._moved[1] > STALL_S:
-            raise Failed(f"all blocked, no progress for {STALL_S:g} s: {'; '.join(blocked)}")
+            raise Failed(self._deadlock(counts))
+
+    def _deadlock(self, counts: dict[str, dict[str, Any]]) -> str:
+        full = []
+        for process in self.processes.values():
+            wait = process.board.now(Board.WAITING)
+            names = process.layout.fillable
+            if 0 < wait <= len(names):
+                full.append(names[wait - 1])
+        lines = []
+        for edge in self.plan.edges:
+            count = counts[edge.spec.name]
+            if edge.spec.name in full:
+                waiting = max(count["waiting"], count["in_flight"])
+                lines.append(f"{edge.spec.name} is full ({waiting} packets)")
+        for node in self.graph.nodes.values():
+            empty = [edge for edge in node.inputs if counts[edge.name]["in_flight"] == 0]
+            if len(node.inputs) > len(empty) > 0:
+                inputs = ", ".join(
+                    f"{edge.input!r} ({edge.source}.{edge.output})" for edge in empty
+                )
+                lines.append(f"node {node.name!r} waits for {inputs}")
+        return (
+            f"deadlock: every source is blocked and nothing has moved for {STALL_S:g} s: "
+            f"{'; '.join(lines)}. One branch holds back more packets than the others can keep: "
+            "give the full edges more capacity, or let that branch hold back less"
+        )
 
     # --- signals ------------------------------------------------------------------------------
 
@@ -560,15 +655,16 @@ class Supervisor:
         while self._signals:
             number = self._signals.pop(0)
             if self.outcome == "interrupted":
-                raise Failed("stopped at once by a second signal; see in_flight in the report")
+                raise Cut("stopped at once by a second signal; see in_flight in the report")
             self.outcome = "interrupted"
             self.exit_code = 130 if number == signal.SIGINT else 0
             if not self.started_at:
-                raise Failed("interrupted before the graph was ready")
+                raise Cut("interrupted before the graph was ready")
             self._drain(now)
         if self._deadline is not None and now > self._deadline and not self._closing:
             self.exit_code = self.exit_code or 1
-            raise Failed(
+            kind = Cut if self.outcome == "interrupted" else Failed
+            raise kind(
                 f"not drained after {self.graph.limits.drain_seconds:g} s (limits: drain_seconds); "
                 "see in_flight in the report"
             )
@@ -727,6 +823,7 @@ class Supervisor:
                     "output": f"{edge.spec.source}.{edge.spec.output}",
                     "node": edge.spec.node,
                     "input": edge.spec.input,
+                    "capacity": edge.spec.capacity + edge.spec.window,  # as between processes
                 }
                 for edge in inside
             ],

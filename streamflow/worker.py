@@ -21,9 +21,11 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from . import __version__
 from .clock import Clock
@@ -33,26 +35,36 @@ from .edge import ENDED, NEVER, InputOrder
 from .errors import NodeError, StreamflowError
 from .kinds import node_class
 from .memory import Board, Segment, Vault, decode_state, encode_state
-from .metrics import FAULTS, NODE, Layout
+from .metrics import FAULTS, NODE, VERBS, Layout
 from .node import Emission, Node, check_emission
-from .packet import Packet
+from .packet import Packet, decode, encode
 from .transport import Context, InLink, OutLink, Output, Poll
 
 IDLE_MS = 200  # the loop wakes at least this often, to show that it lives
 REFRESH_S = 0.02  # how old the counters on the board may get where no commit is due
 SNAPSHOT_SHARE = 20  # snapshots take at most 1/20 of the time
 AHEAD = 4  # packets a source's thread may be ahead of the edges
+BACKWARD = "time_backward"  # the fault of a device whose clock began again with its process
 
 
 class Local:
-    """An edge inside the process."""
+    """An edge inside the process. At most `capacity` packets wait for the target's other inputs."""
 
-    def __init__(self, name: str, target: Runner, port: int) -> None:
-        self.name, self.target, self.port = name, target, port
+    def __init__(self, name: str, route: Route, target: Runner, port: int, capacity: int) -> None:
+        self.name, self.route, self.target, self.port = name, route, target, port
+        self.capacity = capacity
         self.produced = self.produced_items = self.handled = self.handled_items = 0
-        self.bytes = 0
+        self.bytes = self.waiting_max = 0
         self.watermark, self.ended = NEVER, False
-        self.histogram: Any = None
+
+    @property
+    def waiting(self) -> int:
+        """Packets that the target has not been given yet."""
+        return self.produced - self.handled
+
+    def room(self) -> bool:
+        """Whether one more may wait."""
+        return self.waiting < self.capacity
 
 
 class Route:
@@ -76,9 +88,11 @@ class Runner:
             getattr(node, f"on_{port}") for port in ports
         ]
         self.routes: dict[str, Route] = {}
-        self.reach: list[Output] = []  # outputs that handling a packet here may fill
+        self.reach: list[Output | Local] = []  # what handling a packet here may fill
         self.time = NEVER
         self.advances = type(node).advance is not Node.advance
+        # whether a successor makes the same packets again; not where one that feeds it does not
+        self.repeats = type(node).stateless or type(node).is_snapshotting()
         self.finished = False
         self.packets_in = self.packets_out = self.items_in = self.items_out = self.state_lost = 0
         self.source: Source | None = None
@@ -100,6 +114,7 @@ class Source:
         self._room = threading.Semaphore(AHEAD)
         self._snapshots = snapshots
         self._stop = False
+        self._deciding = threading.Lock()  # whether a packet comes before the end
         self._thread = threading.Thread(target=self._run, name=runner.node.name, daemon=True)
 
     def start(self) -> None:
@@ -108,11 +123,17 @@ class Source:
 
     def stop(self) -> None:
         """End the stream: what the thread has made goes out, what it is waiting for does not."""
-        self._stop = True
+        with self._deciding:
+            self._stop = True
+            self.ready.append((None, None, None))
         self.runner.node.clock.stop()
         self._room.release()
-        self.ready.append((None, None, None))
         os.eventfd_write(self.wake, 1)
+
+    @property
+    def silent(self) -> bool:
+        """Whether the loop can only wait for the device."""
+        return not self.ready and not self.over
 
     def take(self) -> tuple[Emission | None, BaseException | None]:
         """The next packet; None for the end of the stream, with what it ended by."""
@@ -128,12 +149,13 @@ class Source:
         node = self.runner.node
         try:
             for emission in node.produce():
+                captured = emission.packet.captured or time.monotonic_ns()
                 state = node.snapshot() if self._snapshots else None
                 self._room.acquire()
-                if self._stop:
-                    return
-                captured = emission.packet.captured or time.monotonic_ns()
-                self._put(emission, state, captured)
+                with self._deciding:
+                    if self._stop:
+                        return
+                    self._put(emission, state, captured)
         except BaseException as error:
             self.ready.append((None, None, error))
         else:
@@ -181,6 +203,9 @@ class Worker:
         self._blocked: dict[str, int] = {}
         self._blocked_since: dict[str, int] = {}
         self._emitted_by_time = False
+        self._told_backward = False
+        self._inside = (0, 0)  # the node that is busy (1 for the first) and its port; none: 0
+        self._generation: dict[str, int] = {}  # of each edge's connection
 
     # --- building -----------------------------------------------------------------------------
 
@@ -214,6 +239,7 @@ class Worker:
             runner for runner in self.runners
             if self.keeps and type(runner.node).is_snapshotting()
         ]  # fmt: skip
+        self._repeats = all(runner.repeats for runner in self.runners)
         self.board.say(Board.INCARNATION, self.incarnation)
 
     def _make_nodes(self) -> None:
@@ -232,6 +258,8 @@ class Worker:
                 runner.routes[port] = self._routes[route.name] = route
             if type(node).is_source():
                 runner.source = Source(runner, self.keeps and type(node).is_snapshotting())
+                if self.keeps and not type(node).is_snapshotting():
+                    node.fault_counts.setdefault(BACKWARD, 0)
             self.runners.append(runner)
             self.by_name[name] = runner
 
@@ -259,14 +287,19 @@ class Worker:
 
     def _make_local(self, words: Message) -> None:
         target = self.by_name[words["node"]]
-        local = Local(words["edge"], target, target.ports.index(words["input"]))
-        self._routes[words["output"]].locals.append(local)
+        route, port = self._routes[words["output"]], target.ports.index(words["input"])
+        local = Local(words["edge"], route, target, port, words["capacity"])
+        route.locals.append(local)
         self.locals[words["edge"]] = local
 
     def _find_reach(self) -> None:
-        """For each node, the outputs that may fill while it handles a packet."""
+        """For each node, the outputs and inner edges that may fill while it handles a packet."""
+        for runner in self.runners:
+            for route in runner.routes.values():
+                for local in route.locals:
+                    local.target.repeats &= runner.repeats
         for runner in reversed(self.runners):  # in topological order, so targets come first
-            reach: dict[int, Output] = {}
+            reach: dict[int, Output | Local] = {}
             for route in runner.routes.values():
                 if route.output is not None:
                     reach[id(route.output)] = route.output
@@ -276,6 +309,8 @@ class Worker:
                         runner.node.__dict__[route.name.split(".")[1]].lender = route.output.loan
                 for local in route.locals:
                     reach.update({id(output): output for output in local.target.reach})
+                    if len(local.target.ports) > 1:
+                        reach[id(local)] = local
             runner.reach = list(reach.values())
 
     def open(self) -> None:
@@ -295,17 +330,19 @@ class Worker:
         self._snapshot_half, self._snapshot_bytes = (
             process["snapshot_half"], process["snapshot_bytes"],
         )  # fmt: skip
-        self._commits = process["commits"]
+        self._commits, self._captured = process["commits"], process["captured"]
         state: dict[str, Any] = {}
+        waiting: dict[str, list[bytes]] = {}
         if self._snapshot_bytes:
-            state = decode_state(self.vault.read(self._snapshot_half, self._snapshot_bytes))
+            kept = decode_state(self.vault.read(self._snapshot_half, self._snapshot_bytes))
+            state, waiting = kept["nodes"], kept["waiting"]
         for index, runner in enumerate(self.runners):
             counts = layout.read(words, "node", runner.node.name)
             for name in ("packets_in", "packets_out", "items_in", "items_out", "state_lost"):
                 setattr(runner, name, counts[name])
             runner.finished = bool(counts["finished"])
             runner.time = counts["time"] if self._commits else NEVER
-            names = type(runner.node).faults
+            names = list(runner.node.fault_counts)
             runner.node.fault_counts.update(layout.read_faults(words, runner.node.name, names))
             if runner.node.name in state:
                 with self._running(index, runner, "restore"):
@@ -313,22 +350,30 @@ class Worker:
                 if runner.source is not None:
                     runner.source.state = state[runner.node.name]
             elif not (type(runner.node).stateless or type(runner.node).is_snapshotting()):
-                runner.state_lost += 1
+                runner.state_lost += bool(runner.packets_in or runner.packets_out)
         for name, link in self.in_links.items():
             self._recover_in(layout.read(words, "in", name), name, link)
         for name, output in self.outputs.items():
             self._recover_output(words, name, output)
         for name, local in self.locals.items():
-            counts = layout.read(words, "local", name)
-            local.produced = local.handled = counts["handled"]
-            local.produced_items = local.handled_items = counts["handled_items"]
-            local.bytes = counts["bytes"]
-            if self._commits:
-                local.watermark, local.ended = counts["watermark"], bool(counts["ended"])
-                local.target.order.advance(local.port, ENDED if local.ended else local.watermark)
+            self._recover_local(layout.read(words, "local", name), local, waiting.get(name, []))
         for runner in self.runners:
             if runner.finished:
                 self._dirty.update(r.name for r in runner.routes.values() if r.output is not None)
+
+    def _recover_local(self, counts: dict[str, int], local: Local, waiting: list[bytes]) -> None:
+        local.produced, local.produced_items = counts["produced"], counts["produced_items"]
+        local.handled, local.handled_items = counts["handled"], counts["handled_items"]
+        local.bytes, local.waiting_max = counts["bytes"], counts["waiting_max"]
+        target = local.target
+        payload = type(target.node).inputs[target.ports[local.port]].payload
+        for frame in waiting:
+            packet = decode(frame, payload)
+            target.order.push(local.port, packet.start, (local, packet))
+        if self._commits:
+            local.watermark, local.ended = counts["watermark"], bool(counts["ended"])
+            local.route.watermark = max(local.route.watermark, local.watermark)
+            target.order.advance(local.port, ENDED if local.ended else local.watermark)
 
     def _recover_in(self, counts: dict[str, int], name: str, link: InLink) -> None:
         receiver = link.receiver
@@ -356,7 +401,11 @@ class Worker:
                     self._blocked[link_words["edge"]] = out["blocked_ns"]
                     if self._commits:
                         link.watermark = self._routes[name].watermark = out["watermark"]
-        output.recover(counts["sequence"], counts["items"], dropped)
+        made = counts["sequence"], counts["items"]
+        if not self.by_name[name.split(".")[0]].repeats:
+            # what comes next is not what a consumer has seen under the numbers that follow
+            made = max(made, output.segment.published)
+        output.recover(*made, dropped)
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -367,12 +416,17 @@ class Worker:
         for runner in self.runners:
             if runner.source is not None:
                 self.poll.add(runner.source.wake, ("source", runner))
-        names = {runner.node.name: list(type(runner.node).faults) for runner in self.runners}
+        names = {runner.node.name: list(runner.node.fault_counts) for runner in self.runners}
         self.control.send("ready", faults=names)
         self._publish()  # a successor of a finished process ends its edges again
         with no_compilation():
             while not self._closing:
-                self._once(0 if self._work() else self._pause())
+                if self._work():
+                    if time.monotonic() >= self._board_at:
+                        self._refresh(between=True)
+                    self._once(0)
+                else:
+                    self._once(self._pause())
         self._close()
 
     def _pause(self) -> int:
@@ -381,17 +435,32 @@ class Worker:
         if self._uncommitted and (not self.keeps or now >= self._commit_due):
             self._commit()
         elif now >= self._board_at:
-            self._refresh()
+            self._refresh(between=True)
         for link in self.in_links.values():
             link.credit(all_of_them=True)
         self._say_finished()
-        self.board.say(Board.HEARTBEAT, time.monotonic_ns())
+        self.board.say(Board.WAITING, self._waits_for())
         if self._uncommitted:
             return max(1, int(1000 * (self._commit_due - now)))
         return IDLE_MS
 
+    def _waits_for(self) -> int:
+        """What the board says of waiting: -1 for a device, n for edge n (from 1), 0 for nothing."""
+        for runner in self.runners:
+            if runner.source is not None and not runner.finished and runner.source.silent:
+                return -1
+        names = [*self.out_links, *self.locals]
+        for name, (link, output) in self.out_links.items():
+            if not link.sender.room() or not output.room():
+                return 1 + names.index(name)
+        for name, local in self.locals.items():
+            if not local.room():
+                return 1 + names.index(name)
+        return 0
+
     def _once(self, milliseconds: int) -> None:
         """Wait for something to arrive and take it in."""
+        self.board.say(Board.HEARTBEAT, time.monotonic_ns())
         for what, who in self.poll.wait(milliseconds):
             if what == "in":
                 self._arrived(who)
@@ -400,7 +469,7 @@ class Worker:
                 link.receive(output)
                 if link.sender.connected and who not in self._heard:
                     self._heard.add(who)
-                    self.control.send("linked", edge=who)
+                    self.control.send("linked", edge=who, generation=self._generation[who])
             elif what == "source":
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(who.source.wake)
@@ -432,7 +501,7 @@ class Worker:
                 more |= self._work_source(index, runner)
                 continue
             for _ in range(16):  # then look at the edges again
-                if not all(output.room() for output in runner.reach):
+                if not all(place.room() for place in runner.reach):
                     self._note_blocked()
                     break
                 item = runner.order.pop()
@@ -440,7 +509,7 @@ class Worker:
                     self._settle_item(index, runner)
                     break
                 self._handle(index, runner, item[0], item[1])
-                self._item_done(runner)
+                self._item_done()
             else:
                 more = True
         return more
@@ -451,7 +520,7 @@ class Worker:
         for _ in range(16):
             if not source.ready:
                 return False
-            if not all(output.room() for output in runner.reach):
+            if not all(place.room() for place in runner.reach):
                 self._note_blocked()
                 return False
             emission, error = source.take()
@@ -459,13 +528,34 @@ class Worker:
                 raise self._node_error(runner, "produce", error) from error
             if emission is None:
                 self._finish(index, runner)
+            elif self._is_backward(runner, emission):
+                continue
             else:
                 self._captured = emission.packet.captured
                 self._emit(index, runner, emission)
                 self._source_time(index, runner, emission)
-            self._item_done(runner)
+            self._item_done()
             if runner.finished:
                 return False
+        return True
+
+    def _is_backward(self, runner: Runner, emission: Emission) -> bool:
+        """Whether a device that was opened again gives stream time that has passed; counted."""
+        route = runner.routes.get(emission.port)
+        faults = runner.node.fault_counts
+        if not self.incarnation or runner.repeats or route is None:
+            return False
+        start = emission.packet.start
+        if start >= route.watermark:
+            return False
+        if not self._told_backward:
+            self._told_backward = True
+            runner.node.log.warning(
+                "node %r began again at stream time %d us, but %d us had passed: its packets are "
+                "dropped until then, and counted as %s",
+                runner.node.name, start, route.watermark, BACKWARD,
+            )  # fmt: skip
+        faults[BACKWARD] = faults.get(BACKWARD, 0) + 1
         return True
 
     def _source_time(self, index: int, runner: Runner, emission: Emission) -> None:
@@ -498,14 +588,13 @@ class Worker:
             items = arrival.header.items
         else:
             packet, name, items = arrival, owner.name, len(arrival.data)
-        self._histograms[name].add(time.monotonic_ns() - packet.captured)
+        if packet.captured:
+            self._histograms[name].add(time.monotonic_ns() - packet.captured)
         self._captured = packet.captured
         runner.packets_in += 1
         runner.items_in += items
-        board, span = self.board, (packet.start, packet.stop)
-        board.say(Board.NODE, index + 1)
-        board.say(Board.PORT, port)
-        board.say(Board.SINCE, time.monotonic_ns())
+        span = (packet.start, packet.stop)
+        outer = self._enter(index, port)
         try:
             emissions = runner.handlers[port](packet)
             del packet  # a view that only we still hold would keep its slot
@@ -518,7 +607,7 @@ class Worker:
             raise self._node_error(runner, f"on_{runner.ports[port]}", error, span) from error
         except Exception as error:
             raise self._node_error(runner, f"on_{runner.ports[port]}", error, span) from error
-        board.say(Board.SINCE, 0)
+        self._leave(outer)
         if isinstance(owner, InLink):
             owner.handled(arrival)
             owner.receiver.watermark = max(owner.receiver.watermark, arrival.header.watermark)
@@ -526,6 +615,26 @@ class Worker:
             owner.handled += 1
             owner.handled_items += items
         self._settle(index, runner)
+
+    def _enter(self, index: int, port: int) -> tuple[int, int]:
+        """Say on the board what is busy; returns what was, where one node runs inside another."""
+        outer, self._inside = self._inside, (index + 1, port)
+        board = self.board
+        board.say(Board.NODE, index + 1)
+        board.say(Board.PORT, port)
+        board.say(Board.SINCE, time.monotonic_ns())
+        return outer
+
+    def _leave(self, outer: tuple[int, int]) -> None:
+        """Say that it is done, and what goes on."""
+        self._inside = outer
+        board = self.board
+        if outer[0]:
+            board.say(Board.NODE, outer[0])
+            board.say(Board.PORT, outer[1])
+            board.say(Board.SINCE, time.monotonic_ns())
+        else:
+            board.say(Board.SINCE, 0)
 
     def _emit(self, index: int, runner: Runner, emission: Emission) -> None:
         """Send a packet on its way: to this process's nodes at once, to others' with the commit."""
@@ -542,7 +651,7 @@ class Worker:
         route.watermark = max(route.watermark, packet.start)
         if route.output is not None:
             if not route.output.room():
-                self._wait_for_room(index, route.output)
+                self._wait_for_room(route.output)
             try:
                 route.output.stage(packet)
             except StreamflowError as error:
@@ -561,6 +670,7 @@ class Worker:
             captured = self._captured
             self._run_local(local.target)
             self._captured = captured
+            local.waiting_max = max(local.waiting_max, local.waiting)
 
     def _run_local(self, runner: Runner) -> None:
         index = self._index[id(runner)]
@@ -613,10 +723,7 @@ class Worker:
 
     def _call(self, index: int, runner: Runner, verb: str, *arguments: int) -> None:
         """Call a verb that may emit."""
-        board = self.board
-        board.say(Board.NODE, index + 1)
-        board.say(Board.PORT, -1)
-        board.say(Board.SINCE, time.monotonic_ns())
+        outer = self._enter(index, _verb(verb))
         try:
             emissions = getattr(runner.node, verb)(*arguments)
             if emissions is not None:
@@ -629,50 +736,40 @@ class Worker:
             raise self._node_error(runner, verb, error) from error
         except Exception as error:
             raise self._node_error(runner, verb, error) from error
-        board.say(Board.SINCE, 0)
+        self._leave(outer)
 
-    def _wait_for_room(self, index: int, output: Output) -> None:
+    def _wait_for_room(self, output: Output) -> None:
         """A handler gave more than its edge takes: send what there is, wait, then go on."""
         output.prepare(NEVER)
         output.publish()
         board = self.board
-        since, began = board.now(Board.SINCE), time.monotonic_ns()
         board.say(Board.SINCE, 0)  # waiting for others is not a hanging handler
-        board.say(Board.WAITING, 1)
         while not output.room():
             self._note_blocked()
             for link in self.in_links.values():
                 link.credit(all_of_them=True)
-            self._refresh()
+            self._refresh(between=False)
+            board.say(Board.WAITING, self._waits_for())
             self._once(IDLE_MS)
             if self._closing:
                 raise Stopped
         self._note_blocked()
-        board.say(Board.WAITING, 0)
-        board.say(Board.NODE, index + 1)
-        board.say(Board.SINCE, since + time.monotonic_ns() - began)
+        self._leave(self._inside)
 
     # --- committing ---------------------------------------------------------------------------
 
     def _settle_item(self, index: int, runner: Runner) -> None:
         """Nothing to hand over, but stream time may have advanced or the stream ended."""
         if runner.order.time > runner.time:
-            self._emitted_by_time = False
             self._settle(index, runner)
-            if self._emitted_by_time and self._snapshots:
-                # what a tick completes is not made again the same way after a crash: it may only
-                # be seen once a snapshot covers it
-                self._prepare()
-                self._commit()
-            self._item_done(runner)
+            self._item_done()
 
-    def _item_done(self, runner: Runner) -> None:
+    def _item_done(self) -> None:
         """A packet and everything it caused is handled: commit now or soon, and send."""
         self._prepare()
         if self.keeps:
             self._uncommitted = True
-            now = time.monotonic()
-            if not self._snapshots or now >= self._commit_due or self._window_is_full():
+            if self._must_commit() or time.monotonic() >= self._commit_due:
                 self._commit()
         self._publish()
         if not self.keeps:
@@ -680,6 +777,20 @@ class Worker:
                 if link.uncommitted:
                     link.commit()
                     link.credit(all_of_them=False)
+
+    def _must_commit(self) -> bool:
+        """Whether this item must be safe before anyone sees what it caused.
+
+        A later commit will do where a successor makes the same packets again. It does not where
+        something is not repeated, and not where time completed them: how many go in a packet
+        depends on when time was seen to pass.
+        """
+        by_time, self._emitted_by_time = self._emitted_by_time, False
+        if by_time or not self._repeats:
+            return True
+        if self._snapshots or any(local.waiting for local in self.locals.values()):
+            return self._window_is_full()
+        return True  # nothing to save but the counters
 
     def _window_is_full(self) -> bool:
         return any(2 * link.uncommitted >= link.window for link in self.in_links.values())
@@ -702,17 +813,15 @@ class Worker:
 
     def _commit(self) -> None:
         """Make counters, snapshot and everything staged one whole; then credits may go back."""
-        if any(local.produced != local.handled for local in self.locals.values()):
-            return  # a packet between two nodes of this process is nobody's yet
         began = time.monotonic()
-        if self._snapshots:
-            state = {
-                runner.node.name: (
-                    runner.source.state if runner.source is not None else runner.node.snapshot()
-                )
-                for runner in self._snapshots
-            }
-            data = encode_state({name: words for name, words in state.items() if words is not None})
+        nodes = dict(self._node_states())
+        waiting = {
+            name: [encode(packet) for _, packet in local.target.order.queued(local.port)]
+            for name, local in self.locals.items() if local.waiting
+        }  # fmt: skip
+        self._snapshot_bytes = 0
+        if nodes or waiting:
+            data = encode_state({"nodes": nodes, "waiting": waiting})
             self.vault.write(1 - self._snapshot_half, data)
             self._snapshot_half = 1 - self._snapshot_half
             self._snapshot_bytes = len(data)
@@ -725,15 +834,35 @@ class Worker:
         now = time.monotonic()
         self._commit_due = now + SNAPSHOT_SHARE * (now - began)
 
-    def _refresh(self) -> None:
-        """Bring the counters on the board up to date, where no commit does."""
-        if not self.keeps:
+    def _node_states(self) -> Iterator[tuple[str, msgspec.Raw]]:
+        for runner in self._snapshots:
+            with self._running(self._index[id(runner)], runner, "snapshot"):
+                if runner.source is None:
+                    state: Any = runner.node.snapshot()
+                else:
+                    state = runner.source.state
+                if state is not None:
+                    yield runner.node.name, msgspec.Raw(encode_state(state))
+
+    def _refresh(self, *, between: bool) -> None:
+        """Bring the counters on the board up to date, where no commit does.
+
+        A successor starts from them, so where there may be one they must be those of the last
+        commit, but for what the edges' other ends said since: not so in the midst of a packet.
+        """
+        settled = not self._uncommitted and not any(
+            link.recovering for link, _output in self.out_links.values()
+        )
+        if not self.keeps or (between and settled):
             self._write_board()
 
     def _write_board(self) -> None:
         write, offsets = self.board.write, self.layout.offsets
         self._board_at = time.monotonic() + REFRESH_S
-        write(0, self._snapshot_half, self._snapshot_bytes, self._commits, self.incarnation)
+        write(
+            0, self._snapshot_half, self._snapshot_bytes, self._commits, self.incarnation,
+            self._captured,
+        )  # fmt: skip
         for runner in self.runners:
             at = offsets["node", runner.node.name]
             write(
@@ -763,7 +892,7 @@ class Worker:
             write(
                 offsets["local", name], local.produced, local.produced_items, local.handled,
                 local.handled_items,
-                local.bytes, local.watermark, local.ended,
+                local.bytes, local.watermark, local.ended, local.waiting_max,
             )  # fmt: skip
         for name, output in self.outputs.items():
             write(offsets["output", name], output.sequence, output.items)
@@ -775,6 +904,7 @@ class Worker:
         for message in self.control.receive():
             operation = message["op"]
             if operation == "link":
+                self._generation[message["edge"]] = message["generation"]
                 self._link(message["edge"], message["path"])
             elif operation == "unlink":
                 self._unlink(message["edge"])
@@ -839,18 +969,18 @@ class Worker:
     def _close(self) -> None:
         """Everything is done: results, then close the nodes, then say goodbye."""
         results: dict[str, Any] = {}
-        latency: dict[str, Any] = {}
         for index, runner in enumerate(self.runners):
             with self._running(index, runner, "results"):
                 if found := runner.node.results():
+                    msgspec.msgpack.encode(found)  # plain JSON, or an error that names the node
                     results[runner.node.name] = found
         for index, runner in enumerate(self.runners):
             with self._running(index, runner, "close"):
                 runner.node.close()
-        self._refresh()
+        self._refresh(between=False)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         self.control.send(
-            "closed", results=results, latency=latency, cpu_s=usage.ru_utime + usage.ru_stime,
+            "closed", results=results, cpu_s=usage.ru_utime + usage.ru_stime,
             rss_peak_mib=usage.ru_maxrss / 1024,
         )  # fmt: skip
 
@@ -864,14 +994,12 @@ class Worker:
 
     @contextlib.contextmanager
     def _running(self, index: int, runner: Runner, verb: str) -> Any:
-        self.board.say(Board.NODE, index + 1)
-        self.board.say(Board.PORT, -1)
-        self.board.say(Board.SINCE, time.monotonic_ns())
+        outer = self._enter(index, _verb(verb))
         try:
             yield
         except Exception as error:
             raise self._node_error(runner, verb, error) from error
-        self.board.say(Board.SINCE, 0)
+        self._leave(outer)
 
     def _node_error(
         self, runner: Runner, verb: str, error: BaseException, span: tuple[int, int] | None = None
@@ -885,6 +1013,11 @@ class Worker:
 
 class Stopped(BaseException):
     """The supervisor closed the run while a handler waited for room."""
+
+
+def _verb(verb: str) -> int:
+    """What the board's PORT says of a verb that is not a handler."""
+    return -1 - VERBS.index(verb)
 
 
 def _say(error: BaseException) -> str:
@@ -967,7 +1100,7 @@ def _tell_failure(
     text = "".join(traceback.format_exception(error))
     if worker is not None and hasattr(worker, "board"):
         with contextlib.suppress(Exception):
-            worker._refresh()
+            worker._refresh(between=False)
     what = str(error) if isinstance(error, StreamflowError) else _say(error)
     control.send("failed", node=node, error=what, traceback=text)
 
