@@ -82,9 +82,12 @@ class RunDirectory:
         endpoint_path(self.path, "e99999.999999")  # fail now, with a clear message
         for leftover in leftovers():
             shutil.rmtree(leftover, ignore_errors=True)  # what a power cut or the like left
-        self.path.mkdir(mode=0o700)
-        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        # under a name that nobody sweeps until the lock is held
+        unfinished = self.path.with_name(f".{identity}")
+        unfinished.mkdir(mode=0o700)
+        self._lock = os.open(unfinished / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unfinished.rename(self.path)
 
     def remove(self) -> None:
         """Delete the folder and everything in it."""
@@ -96,10 +99,12 @@ def leftovers() -> list[Path]:
     """Folders of runs that died without cleaning up (their lock is free)."""
     found = []
     for path in sorted(runtime_directory().iterdir()):
+        if path.name.startswith("."):
+            continue  # being made this moment
         try:
             lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
         except OSError:
-            continue  # being made or being removed this moment
+            continue  # being removed this moment
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             found.append(path)

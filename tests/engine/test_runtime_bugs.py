@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -475,6 +476,28 @@ def test_a_run_survives_garbage_at_its_control_socket(tmp_path: Path) -> None:
 
     assert it.end() == 0, it.report["error"]
     assert it.report["results"]["total"]["count"] == 4500
+
+
+MANY_RUNS = """
+import sys
+from streamflow.transport import RunDirectory
+for number in range(400):
+    directory = RunDirectory(f"{sys.argv[1]}{number}")
+    assert (directory.path / "lock").exists(), "another run swept it away"
+    directory.remove()
+"""
+
+
+def test_runs_that_begin_at_once_do_not_sweep_each_other_away(tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+
+    runs = [
+        subprocess.Popen([sys.executable, "-c", MANY_RUNS, name], env=environment)
+        for name in "abcd"
+    ]
+
+    assert [it.wait(60) for it in runs] == [0, 0, 0, 0]
+    assert list((tmp_path / "streamflow").iterdir()) == []
 
 
 def test_a_run_works_where_many_descriptors_are_open(tmp_path: Path) -> None:
