@@ -25,7 +25,7 @@ lint: .venv/test.stamp
 	$(BIN)/lint-imports
 
 bench: .venv/test.stamp
-	@for script in benchmarks/*.py; do \
+	@for script in benchmarks/[!_]*.py; do \
 	  echo "== $$script"; NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; \
 	done
 

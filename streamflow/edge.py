@@ -72,6 +72,8 @@ class InputOrder:
     @property
     def time(self) -> int:
         """Stream time before which everything has been handed over."""
+        if len(self._queues) == 1:  # the usual case, asked several times for every packet
+            return self._queues[0][0][0] if self._queues[0] else self._watermarks[0]
         return min(
             (
                 queue[0][0] if queue else watermark

@@ -176,6 +176,9 @@ def _watch(base: Any, released: Callable[[], None]) -> None:
     _watched[key] = weakref.ref(base, gone)
 
 
+_BUSY = struct.Struct("<qqq")
+
+
 class Board:
     """The counters of one process: two copies, of which one is always whole.
 
@@ -212,6 +215,10 @@ class Board:
     def _copy(self, commits: int) -> int:
         """Where the copy lies that is current after so many commits."""
         return self.NOW + (commits & 1) * self.count
+
+    def busy(self, node: int, port: int, since: int) -> None:
+        """Say which node handles which port since when (ns): three words that lie together."""
+        _BUSY.pack_into(self._map, 8 * self.NODE, node, port, since)
 
     def write(self, at: int, *values: int) -> None:
         """Set words of `live` from word `at` on."""

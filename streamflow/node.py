@@ -255,27 +255,19 @@ def check_emission(node: Node[Any], emission: Emission, watermark: int) -> None:
     `watermark` is the stream time that the node has let pass on that port.
     """
     port, packet = type(node).outputs.get(emission.port), emission.packet
-    kind = kind_of(type(node))
     if port is None:
-        raise NodeError(
-            node.name, f"emitted on {emission.port!r}, not one of its outputs", kind=kind
-        )
-    if type(packet.data) is not port.payload:
+        what = f"emitted on {emission.port!r}, not one of its outputs"
+    elif type(packet.data) is not port.payload:
         found, declared = type(packet.data).__name__, port.payload.__name__
-        raise NodeError(
-            node.name, f"emitted {found} on {port.name!r}, which declares {declared}", kind=kind
-        )
-    if packet.stop < packet.start:
-        raise NodeError(
-            node.name,
-            f"emitted a packet that stops ({packet.stop}) before {packet.start}",
-            kind=kind,
-        )
-    if packet.start < watermark:
-        raise NodeError(
-            node.name,
+        what = f"emitted {found} on {port.name!r}, which declares {declared}"
+    elif packet.stop < packet.start:
+        what = f"emitted a packet that stops ({packet.stop}) before {packet.start}"
+    elif packet.start < watermark:
+        what = (
             f"emitted a packet on {port.name!r} that starts at {packet.start}, before stream time "
             f"{watermark} which it had let pass: keep packets in order, and set holds_from while "
-            "something older is held back",
-            kind=kind,
+            "something older is held back"
         )
+    else:
+        return
+    raise NodeError(node.name, what, kind=kind_of(type(node)))

@@ -619,22 +619,13 @@ class Worker:
     def _enter(self, index: int, port: int) -> tuple[int, int]:
         """Say on the board what is busy; returns what was, where one node runs inside another."""
         outer, self._inside = self._inside, (index + 1, port)
-        board = self.board
-        board.say(Board.NODE, index + 1)
-        board.say(Board.PORT, port)
-        board.say(Board.SINCE, time.monotonic_ns())
+        self.board.busy(index + 1, port, time.monotonic_ns())
         return outer
 
     def _leave(self, outer: tuple[int, int]) -> None:
         """Say that it is done, and what goes on."""
         self._inside = outer
-        board = self.board
-        if outer[0]:
-            board.say(Board.NODE, outer[0])
-            board.say(Board.PORT, outer[1])
-            board.say(Board.SINCE, time.monotonic_ns())
-        else:
-            board.say(Board.SINCE, 0)
+        self.board.busy(*outer, time.monotonic_ns() if outer[0] else 0)
 
     def _emit(self, index: int, runner: Runner, emission: Emission) -> None:
         """Send a packet on its way: to this process's nodes at once, to others' with the commit."""
@@ -664,19 +655,24 @@ class Worker:
             local.produced_items += items
             local.bytes += packet.data.array.nbytes
             local.watermark = packet.start
-            order = local.target.order
-            order.push(local.port, packet.start, (local, packet))
-            order.advance(local.port, packet.start)
-            captured = self._captured
-            self._run_local(local.target)
+            target, captured = local.target, self._captured
+            target.order.advance(local.port, packet.start)
+            if len(target.ports) == 1:  # nothing to wait for
+                self._handle(self._index[id(target)], target, 0, (local, packet))
+            else:
+                target.order.push(local.port, packet.start, (local, packet))
+                self._run_local(target)
             self._captured = captured
             local.waiting_max = max(local.waiting_max, local.waiting)
 
     def _run_local(self, runner: Runner) -> None:
         index = self._index[id(runner)]
-        while (item := runner.order.pop()) is not None:
+        item = runner.order.pop()
+        if item is None:
+            self._settle(index, runner)
+        while item is not None:  # handling settles
             self._handle(index, runner, item[0], item[1])
-        self._settle(index, runner)
+            item = runner.order.pop()
 
     def _settle(self, index: int, runner: Runner) -> None:
         """Let a node see how far stream time is, and its consumers after it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -38,7 +39,7 @@ class Run:
         with (folder / "out.txt").open("w") as out, (folder / "err.txt").open("w") as err:
             self.process = subprocess.Popen(
                 command, cwd=folder, env=environment, stdout=out, stderr=err,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL, preexec_fn=_die_with_the_tests,
             )  # fmt: skip
 
     def end(self) -> int:
@@ -99,6 +100,11 @@ class Run:
         pid = self.wait_for(lambda: self.pids().get(name))
         os.kill(pid, signal.SIGKILL)
         return int(pid)
+
+
+def _die_with_the_tests() -> None:
+    """A test run that is killed must not leave graphs running."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def run(folder: Path, text: str, *options: str) -> Run:
