@@ -81,7 +81,7 @@ def test_a_live_source_beside_a_snapshot_loses_nothing_that_it_makes_after_a_cra
 ) -> None:
     text = f"""
 nodes:
-  live: {{kind: live_source, settings: {{count: 300}}}}
+  live: {{kind: live_source, settings: {{count: 5000}}}}
   sum: {{kind: running_sum, inputs: {{rows: live.rows}}, settings: {{ballast: 1000000}}}}
   total: {{kind: row_total, inputs: {{rows: sum.summed}}}}
   rows: {{kind: csv_file, inputs: {{rows: live.rows}}, settings: {{path: rows.csv}}}}
@@ -227,7 +227,7 @@ processes:
     report = it.report
     assert report["processes"]["live"]["restarts"] == 1
     late = report["nodes"]["live"]["faults"]["time_backward"]
-    assert late > 30
+    assert late >= 30  # as many as it had made when it was looked at, less the last one
     (edge,) = report["edges"].values()
     assert edge["handled"] == edge["produced"] == report["nodes"]["live"]["packets_out"]
     assert "began again" in it.err
