@@ -23,9 +23,10 @@ def graph(count: int, restart: str = "on_failure", filler: int = 0, middle: str 
     window = (
         "{maximum: 1000, when: on_failure, backoff: 0.01}" if restart == "on_failure" else restart
     )
+    delay = 0.004 if filler else 0.001  # the run must outlast the kills, on a fast machine too
     return f"""
 nodes:
-  numbers: {{kind: number_source, settings: {{count: {count}, rows: {ROWS}, filler: {filler}, delay: 0.0005}}}}
+  numbers: {{kind: number_source, settings: {{count: {count}, rows: {ROWS}, filler: {filler}, delay: {delay}}}}}
 {middle}
   rows: {{kind: csv_file, inputs: {{rows: middle.{output}}}, settings: {{path: rows.csv}}}}
 processes:
