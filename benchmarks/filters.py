@@ -109,15 +109,15 @@ def node_run(node: Node[Any], data: list[Packet[Events]]) -> Run:
 
 def frame_run(node: Node[Any], data: list[Packet[Events]]) -> Run:
     """As node_run, with a frame for each packet: what dv's accumulator is asked for, too."""
-    handler = node.on_events  # type: ignore[attr-defined]
+    handler = node.on_events  # type: ignore[attr-defined]  # as above
 
     def run() -> int:
         node.open()
         total = 0
         for packet in data:
             list(handler(packet))
-            total += int(node._leave((WIDTH, HEIGHT)).packet.data.array[0, 0, 0])  # type: ignore[attr-defined]
-            node._start = 0  # type: ignore[attr-defined]
+            total += int(node._leave((WIDTH, HEIGHT)).packet.data.array[0, 0, 0])  # type: ignore[attr-defined]  # only frames have it
+            node._start = 0  # type: ignore[attr-defined]  # as above
         return total
 
     return run
