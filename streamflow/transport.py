@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -232,6 +232,47 @@ class Poll:
     def wait(self, milliseconds: int | None) -> list[Any]:
         """The keys of what is readable, after at most `milliseconds` (None: for ever)."""
         return [self._keys[where] for where, _ in self._poller.poll(milliseconds)]
+
+
+class MessageSocket:
+    """A socket to programs that are no part of the graph: single messages out, never waiting.
+
+    `pub` gives every message to those who listen at that moment; `push` gives each to one. A
+    message is only ever queued for a peer that is there. What was sent is given 0.2 s to leave when
+    the socket closes.
+    """
+
+    def __init__(self, pattern: Literal["pub", "push"], address: str, *, bind: bool) -> None:
+        self._context = zmq.Context(io_threads=1)
+        socket = self._context.socket(zmq.PUB if pattern == "pub" else zmq.PUSH)
+        socket.setsockopt(zmq.LINGER, 200)
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        try:
+            if bind:
+                socket.bind(address)
+            else:
+                socket.connect(address)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            verb = "listen at" if bind else "connect to"
+            raise TransportError(
+                f"cannot {verb} {address!r}: {error}; expected an address of ZeroMQ such as "
+                "tcp://127.0.0.1:5600 that is free"
+            ) from error
+        self._socket = socket
+
+    def send(self, message: bytes) -> bool:
+        """Send a message; False when there is no peer to take it (`push` only)."""
+        try:
+            self._socket.send(message, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the socket. Safe to call twice."""
+        self._socket.close()
+        self._context.term()
 
 
 # --- the producer's end -------------------------------------------------------------------------
