@@ -7,13 +7,14 @@ packet; as records the same loops ran at about 60 % of the speed.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamflow.errors import NodeError
-from streamflow.node import Node
+from streamflow.node import Emission, Node, Out
 from streamflow.packet import EVENT, Events, Packet
 
 _WORD = np.dtype(np.int64)
@@ -82,6 +83,55 @@ def check_sensor(node: Node[Any], known: Sensor | None, packet: Packet[Events]) 
             span=span_of(packet),
         )
     return sensor
+
+
+class OneSensor:
+    """The sensor of a stream: its `size` is None until the first packet, and then stays."""
+
+    def __init__(self, node: Node[Any], begin: Callable[[Sensor], None]) -> None:
+        """`begin(sensor)` allocates the state of a sensor's pixels."""
+        self._node, self._begin = node, begin
+        self.size: Sensor | None = None
+
+    def check(self, packet: Packet[Events]) -> Sensor:
+        """The packet's sensor (width, height); NodeError when it is not the one so far."""
+        sensor = check_sensor(self._node, self.size, packet)
+        if self.size is None:
+            self._begin(sensor)
+            self.size = sensor
+        return sensor
+
+    def snapshot(self) -> dict[str, Any]:
+        """The size, empty before the first packet."""
+        return {} if self.size is None else {"width": self.size[0], "height": self.size[1]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `snapshot` gave; calls `begin` unless that was nothing."""
+        if state:
+            self.size = (state["width"], state["height"])
+            self._begin(self.size)
+
+
+def pick(
+    node: Node[Any],
+    port: Out[Events],
+    packet: Packet[Events],
+    sensor: Sensor,
+    kernel: Callable[..., tuple[int, int]],
+    *arguments: Any,
+) -> Iterator[Emission]:
+    """Emit what `kernel(words, *arguments, kept)` writes to the front of the words `kept`.
+
+    The kernel gives the number of events kept, which leave by `port` as events of `sensor` (nothing
+    leaves where there are none), and of events outside the sensor, counted as `outside_sensor`.
+    """
+    words = words_of(node, packet)
+    kept = words_for(words.size // 2)
+    count, outside = kernel(words, *arguments, kept)
+    if outside:
+        node.count_fault("outside_sensor", outside)
+    if count:
+        yield port(events_of(kept, count, sensor), packet.start, packet.stop)
 
 
 def microseconds(node: Node[Any], setting: str, seconds: float) -> int:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamflow_nodes.kernels.background_activity import keep_supported, keep_supported_by
-from streamflow_nodes.kernels.count_frame import count_events
+from streamflow_nodes.kernels.count_frame import balance_events, clear_rows, count_events
 from streamflow_nodes.kernels.crop import keep_inside
 from streamflow_nodes.kernels.downsample import shrink
 from streamflow_nodes.kernels.hot_pixels import keep_cool
@@ -77,23 +77,41 @@ def shrunk(kernel, events):
 
 
 def counted(kernel, events):
-    frame = np.zeros(2 * WIDTH * HEIGHT, np.int16)
-    return (*kernel(events, 0, 10, 200, WIDTH, HEIGHT, frame), frame)
+    frame, touched = np.zeros((2, HEIGHT, WIDTH), np.int16), np.zeros(2 * HEIGHT, np.uint8)
+    return (*kernel(events, 0, 10, 200, 32767, frame, touched), frame, touched)
+
+
+def counted_together(kernel, events):
+    frame, touched = np.zeros((HEIGHT, WIDTH), np.uint8), np.zeros(HEIGHT, np.uint8)
+    return (*kernel(events, 0, 10, 200, 2, frame, touched), frame, touched)
+
+
+def balanced(kernel, events):
+    frame, touched = np.zeros((HEIGHT, WIDTH), np.int16), np.zeros(HEIGHT, np.uint8)
+    return (*kernel(events, 0, 10, 200, 2, frame, touched), frame, touched)
+
+
+def cleared(kernel, events):
+    frame, touched = np.zeros((2, HEIGHT, WIDTH), np.int16), np.zeros(2 * HEIGHT, np.uint8)
+    count_events(events, 0, 10, 200, 32767, frame, touched)
+    touched[3] = 0
+    kernel(frame, touched)
+    return frame, touched
 
 
 def noted(kernel, events):
-    last = np.full(2 * WIDTH * HEIGHT, NEVER, np.int64)
-    return (*kernel(events, 0, 200, WIDTH, HEIGHT, 2, last), last)
+    last = np.full((2, HEIGHT, WIDTH), NEVER, np.int64)
+    return (*kernel(events, 0, 200, NEVER, last), last)
 
 
 def noted_together(kernel, events):
-    last = np.full(WIDTH * HEIGHT, NEVER, np.int64)
-    return (*kernel(events, 0, 200, WIDTH, HEIGHT, 1, last), last)
+    last = np.full((HEIGHT, WIDTH), NEVER, np.int64)
+    return (*kernel(events, 0, 200, NEVER, last), last)
 
 
 def faded(kernel, events):
-    surface = np.zeros(events.size // 2, np.float32)
-    kernel(events[::2].copy(), 100, 3.0, surface)
+    surface = np.zeros((1, events.size // 2), np.float32)
+    kernel(events[::2].copy().reshape(1, -1), 100, 3.0, surface)
     return (surface,)
 
 
@@ -118,6 +136,7 @@ def found(kernel, events):
     [
         (supported, keep_supported), (supported_by, keep_supported_by), (rested, keep_rested),
         (cool, keep_cool), (inside, keep_inside), (shrunk, shrink), (counted, count_events),
+        (counted_together, count_events), (balanced, balance_events), (cleared, clear_rows),
         (noted, note_times), (noted_together, note_times), (faded, exponents),
         (ordered, in_order), (merged, merge_sorted), (found, find_stop),
     ],
@@ -185,9 +204,10 @@ def test_a_count_frame_does_not_care_about_the_order_of_events(steps, order):
 
     frames = []
     for stream in (events, mixed):
-        frame = np.zeros(2 * WIDTH * HEIGHT, np.int16)
-        count_events(stream, 0, -(10**6), 10**6, WIDTH, HEIGHT, frame)
+        frame, touched = np.zeros((2, HEIGHT, WIDTH), np.int16), np.zeros(2 * HEIGHT, np.uint8)
+        count_events(stream, 0, -(10**6), 10**6, 32767, frame, touched)
         frames.append(frame)
+        np.testing.assert_array_equal(touched, frame.any(axis=2).reshape(-1))
 
     np.testing.assert_array_equal(*frames)
     sensible = [s for s in steps if 0 <= s[1] < WIDTH and 0 <= s[2] < HEIGHT]

@@ -1,3 +1,6 @@
+from collections import deque
+from itertools import chain
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +17,14 @@ streams = st.lists(
     min_size=1,
     max_size=80,
 )
+
+
+PRODUCTS = [
+    {"polarity": "separate", "dtype": "uint16"},
+    {"polarity": "merged", "dtype": "uint8"},
+    {"polarity": "signed", "dtype": "int16"},
+]
+each_product = pytest.mark.parametrize("product", PRODUCTS, ids=lambda p: p["polarity"])
 
 
 def stream(steps, start=0):
@@ -44,14 +55,54 @@ def test_frames_are_what_counting_by_hand_gives(steps, period, start):
     ]
 
 
-@settings(max_examples=30, deadline=None)
-@given(steps=streams, size=st.integers(1, 30), period=st.integers(1, 200))
-def test_frames_do_not_depend_on_how_events_are_cut_into_packets(steps, size, period):
-    whole = drive(CountFrame({"period": period * 1e-6}), events=[stream(steps)])
+@each_product
+@settings(max_examples=10, deadline=None)
+@given(steps=streams, period=st.integers(1, 200))
+def test_every_product_comes_from_the_same_counts(product, steps, period):
+    setting, packet = {"period": period * 1e-6}, stream(steps)
+    apart = drive(CountFrame(setting), events=[packet])["frames"]
 
-    pieces = drive(CountFrame({"period": period * 1e-6}), events=cut(stream(steps), size))
+    out = drive(CountFrame(setting | product), events=[packet])["frames"]
+
+    assert [(p.start, p.stop) for p in out] == [(p.start, p.stop) for p in apart]
+    for frame, both in zip(out, apart, strict=True):
+        off, on = both.data.array.astype(int)
+        expected = {"separate": both.data.array, "merged": off + on, "signed": on - off}
+        np.testing.assert_array_equal(frame.data.array, expected[product["polarity"]])
+        assert frame.data.array.dtype == product["dtype"]
+        is_apart = product["polarity"] == "separate"
+        assert frame.data.axes == (("polarity", "y", "x") if is_apart else ("y", "x"))
+
+
+@each_product
+@settings(max_examples=10, deadline=None)
+@given(steps=streams, size=st.integers(1, 30), period=st.integers(1, 200))
+def test_frames_do_not_depend_on_how_events_are_cut_into_packets(product, steps, size, period):
+    setting = {"period": period * 1e-6} | product
+    whole = drive(CountFrame(setting), events=[stream(steps)])
+
+    pieces = drive(CountFrame(setting), events=cut(stream(steps), size))
 
     assert frames_of(pieces) == frames_of(whole)
+
+
+@settings(max_examples=30, deadline=None)
+@given(steps=streams, period=st.integers(1, 200), held=st.integers(0, 6))
+def test_frames_are_the_same_whether_or_not_a_consumer_keeps_them(steps, period, held):
+    setting, packet = {"period": period * 1e-6}, stream(steps)
+    expected = frames_of(drive(CountFrame(setting), events=[packet]))
+
+    node, seen, kept = CountFrame(setting), [], deque(maxlen=held)
+    node.open()
+    for emission in chain(node.on_events(packet), node.finish()):
+        frame = emission.packet
+        seen.append((frame.start, frame.stop, frame.data.array.tolist()))
+        kept.append((frame.data.array[..., 1:, 1:], seen[-1][2]))
+        del emission, frame
+
+    assert seen == expected
+    for part, whole in kept:
+        np.testing.assert_array_equal(part, np.array(whole)[..., 1:, 1:])
 
 
 @settings(max_examples=15, deadline=None)
@@ -141,11 +192,29 @@ def test_a_period_below_a_microsecond_is_refused():
         CountFrame({"period": 1e-7}).open()
 
 
-def test_a_pixel_counts_no_further_than_it_can_and_says_so():
-    array = np.zeros(40_000, EVENT)
+@pytest.mark.parametrize(("dtype", "most"), [("uint8", 255), ("int16", 32_767), ("uint16", 65_535)])
+def test_a_pixel_counts_no_further_than_it_can_and_says_so(dtype, most):
+    array = np.zeros(70_000, EVENT)
     array["x"][-1] = 1
 
-    out = drive(CountFrame(), events=[Packet(0, 1, Events(array, 2, 1))])
+    out = drive(CountFrame({"dtype": dtype}), events=[Packet(0, 1, Events(array, 2, 1))])
 
-    assert out["frames"][0].data.array[0, 0].tolist() == [32767, 1]
-    assert out.faults["saturated"] == 39_999 - 32_767
+    assert out["frames"][0].data.array[0, 0].tolist() == [most, 1]
+    assert out.faults["saturated"] == 69_999 - most
+
+
+@pytest.mark.parametrize(("polarity", "end"), [(0, -32_767), (1, 32_767)])
+def test_a_balance_ends_where_its_numbers_end_on_both_sides(polarity, end):
+    array = np.zeros(40_001, EVENT)
+    array["polarity"] = polarity
+    array["polarity"][-1] = 1 - polarity
+
+    out = drive(CountFrame({"polarity": "signed"}), events=[Packet(0, 1, Events(array, 2, 1))])
+
+    assert out["frames"][0].data.array[0].tolist() == [end - (2 * polarity - 1), 0]
+    assert out.faults["saturated"] == 40_000 - 32_767
+
+
+def test_a_balance_in_numbers_without_a_sign_is_refused():
+    with pytest.raises(NodeError, match="which dtype uint8 cannot; set dtype: int16"):
+        CountFrame({"polarity": "signed", "dtype": "uint8"}).open()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-
-MOST = np.int16(32767)  # events of one pixel in one frame
 
 
 @njit(cache=True, nogil=True)
@@ -15,9 +15,9 @@ def count_events(
     first: int,
     start: int,
     stop: int,
-    width: int,
-    height: int,
-    frame: NDArray[np.int16],
+    most: int,
+    frame: NDArray[Any],
+    touched: NDArray[np.uint8],
 ) -> tuple[int, int, int, int]:
     """The index of the first event that is not before `stop`, and how many were outside, late, and
     more than a pixel can count.
@@ -27,31 +27,94 @@ def count_events(
     events : (2 n,) int64, events as words (`event_packets`)
     first : int, index of the event to begin with
     start, stop : int, us; the frame covers [start, stop)
-    width, height : int, pixels
-    frame : (2 * height * width,) int16, events by (polarity, y, x), at most MOST, updated
+    most : int, what a pixel counts up to
+    frame : (height, width) or (2, height, width) by polarity, whole numbers, C order, updated
+    touched : (height,) or (2 * height,) uint8, 1 written for each row that an event was counted in
     """
     one, two, half, word = np.uint64(1), np.uint64(2), np.uint64(16), np.uint64(32)
-    low, byte = np.uint64(0xFFFF), np.uint64(0xFF)
-    columns, rows = np.uint64(width), np.uint64(height)
-    plane = columns * rows
-    number = events.size // 2
+    low, byte, above, eight = np.uint64(0xFFFF), np.uint64(0xFF), np.uint64(256), np.uint64(8)
+    rows, columns = np.uint64(frame.shape[-2]), np.uint64(frame.shape[-1])
+    lines = frame.reshape((touched.size, frame.shape[-1]))
+    number, period = events.size // 2, np.uint64(stop - start)
     outside = late = beyond = 0
     for index in range(first, number):
         at = two * np.uint64(index)
-        time = events[at]
-        if time >= stop:
-            return index, outside, late, beyond
-        place = np.uint64(events[at + one])
-        x = place & low
-        y = (place >> half) & low
-        if x >= columns or y >= rows:
+        time, place = events[at], np.uint64(events[at + one])
+        x = place & low  # a negative coordinate is a large one here
+        row = (place >> half) & low
+        is_outside = np.int64((columns - one - x) | (rows - one - row)) < 0
+        if np.uint64(time - start) >= period:  # one branch for what is rare
+            if time >= stop:
+                return index, outside, late, beyond
+            late += not is_outside
+        if is_outside:
             outside += 1
             continue
-        late += time < start
-        is_on = np.uint64(((place >> word) & byte) == one)
-        pixel = is_on * plane + y * columns + x
-        before = frame[pixel]
-        is_full = before == MOST
-        frame[pixel] = before + (not is_full)
-        beyond += is_full
+        if frame.ndim == 3:  # known to the compiler: one plane does not pay for two
+            # 1 for ON, 0 for all else; a comparison becomes a branch here, and polarity is a coin
+            # toss to the branch predictor
+            is_on = (above - (((place >> word) & byte) ^ one)) >> eight
+            row += is_on * rows
+        touched[row] = 1
+        before = lines[row, x]
+        if before == most:  # a branch that is never taken is cheaper than a number added each time
+            beyond += 1
+        else:
+            lines[row, x] = before + 1
     return number, outside, late, beyond
+
+
+@njit(cache=True, nogil=True)
+def balance_events(
+    events: NDArray[np.int64],
+    first: int,
+    start: int,
+    stop: int,
+    most: int,
+    frame: NDArray[Any],
+    touched: NDArray[np.uint8],
+) -> tuple[int, int, int, int]:
+    """As `count_events`, but `frame`, (height, width) of signed numbers, counts ON less OFF events,
+    from -most to most.
+    """
+    one, two, half, word = np.uint64(1), np.uint64(2), np.uint64(16), np.uint64(32)
+    low, byte = np.uint64(0xFFFF), np.uint64(0xFF)
+    rows, columns = np.uint64(frame.shape[0]), np.uint64(frame.shape[1])
+    number, period = events.size // 2, np.uint64(stop - start)
+    outside = late = beyond = 0
+    for index in range(first, number):
+        at = two * np.uint64(index)
+        time, place = events[at], np.uint64(events[at + one])
+        x = place & low
+        row = (place >> half) & low
+        is_outside = np.int64((columns - one - x) | (rows - one - row)) < 0
+        if np.uint64(time - start) >= period:  # one branch for what is rare
+            if time >= stop:
+                return index, outside, late, beyond
+            late += not is_outside
+        if is_outside:
+            outside += 1
+            continue
+        # in this form, polarity becomes no branch: it is a coin toss to the branch predictor
+        step = np.int64(np.uint64(((place >> word) & byte) == one) << one) - 1
+        touched[row] = 1
+        after = np.int64(frame[row, x]) + step
+        if after > most or after < -most:
+            beyond += 1
+        else:
+            frame[row, x] = after
+    return number, outside, late, beyond
+
+
+@njit(cache=True, nogil=True)
+def clear_rows(frame: NDArray[Any], touched: NDArray[np.uint8]) -> None:
+    """Zero the rows that were touched.
+
+    frame : (height, width) or (2, height, width), C order, updated
+    touched : (height,) or (2 * height,) uint8, 1 where a row was written to; zero afterwards
+    """
+    lines = frame.reshape((touched.size, frame.shape[-1]))
+    for row in range(touched.size):
+        if touched[row]:
+            lines[row] = 0
+            touched[row] = 0

@@ -10,15 +10,7 @@ import msgspec
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import Events, Packet
 
-from ..event_packets import (
-    Sensor,
-    check_sensor,
-    events_of,
-    microseconds,
-    no_words,
-    words_for,
-    words_of,
-)
+from ..event_packets import OneSensor, Sensor, microseconds, no_words, pick, words_for
 from ..kernels.background_activity import keep_supported, keep_supported_by
 from ..kernels.pixel_times import NEVER, quiet_pixels
 
@@ -59,35 +51,25 @@ class BackgroundActivity(Node[BackgroundActivitySettings]):
 
     def open(self) -> None:
         self._window = microseconds(self, "window", self.settings.window)
-        self._sensor: Sensor | None = None
+        self._sensor = OneSensor(self, self._begin)
         self._last = quiet_pixels(1, 1)
         keep_supported(no_words(), 1, 1, self._window, self._last, words_for(0))
         keep_supported_by(no_words(), 1, 1, self._window, 1, self._last, words_for(0))
 
     def on_events(self, packet: Packet[Events]) -> Iterator[Emission]:
-        words = words_of(self, packet)
-        sensor = check_sensor(self, self._sensor, packet)
-        if self._sensor is None:
-            self._sensor = sensor
-            self._last = quiet_pixels(*sensor, 0 if self.settings.unfired_at_zero else NEVER)
-        kept, needed = words_for(words.size // 2), self.settings.min_neighbours
+        sensor, needed = self._sensor.check(packet), self.settings.min_neighbours
+        rule = (*sensor, self._window)
         if needed == 1:
-            count, outside = keep_supported(words, *sensor, self._window, self._last, kept)
-        else:
-            count, outside = keep_supported_by(
-                words, *sensor, self._window, needed, self._last, kept
-            )
-        if outside:
-            self.count_fault("outside_sensor", outside)
-        if count:
-            yield self.kept(events_of(kept, count, sensor), packet.start, packet.stop)
+            return pick(self, self.kept, packet, sensor, keep_supported, *rule, self._last)
+        return pick(self, self.kept, packet, sensor, keep_supported_by, *rule, needed, self._last)
 
     def snapshot(self) -> dict[str, Any]:
-        if self._sensor is None:
-            return {}
-        return {"width": self._sensor[0], "height": self._sensor[1], "last": self._last}
+        state = self._sensor.snapshot()
+        return state and {**state, "last": self._last}
 
     def restore(self, state: dict[str, Any]) -> None:
-        if state:
-            self._sensor = (state["width"], state["height"])
-            self._last = state["last"]
+        self._sensor.restore(state)
+        self._last = state.get("last", self._last)
+
+    def _begin(self, sensor: Sensor) -> None:
+        self._last = quiet_pixels(*sensor, 0 if self.settings.unfired_at_zero else NEVER)

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import Events, Packet, Tensor
 
-from ..event_packets import Sensor, check_sensor, microseconds, no_words, words_of
-from ..kernels.count_frame import count_events
-from ..kernels.pixel_times import NEVER
+from ..event_packets import Sensor, Words, no_words
+from ..frames import FrameMemory, Periods
+from ..kernels.count_frame import balance_events, clear_rows, count_events
 
 
 class CountFrameSettings(Settings, frozen=True, kw_only=True):
-    """How long each frame lasts."""
+    """How long each frame lasts, and what its numbers are."""
 
     period: Seconds = 0.001  # rounded to whole microseconds
-
-
-def _blank(sensor: Sensor) -> NDArray[np.int16]:
-    return np.zeros(2 * sensor[0] * sensor[1], np.int16)
+    polarity: Literal["separate", "merged", "signed"] = "separate"  # see CountFrame
+    dtype: Literal["int16", "uint16", "uint8"] = "int16"  # bytes make the fastest frames
 
 
 class CountFrame(Node[CountFrameSettings]):
     """How many events each pixel had in each `period`: one frame per period, empty ones included.
 
-    A frame is int16 with axes (polarity, y, x), polarity 0 OFF and 1 ON, and covers
-    [k period, (k + 1) period) of stream time. The first is the one that the first packet starts in,
-    the last the one that the stream ends in. Frames leave as stream time passes their end, whether
-    or not events come. A pixel counts up to 32,767 events of each polarity in a frame; more are
-    counted as `saturated`. But for those, the frames' sum is the number of events on the sensor.
+    A frame covers [k period, (k + 1) period) of stream time and is, by `polarity`,
+
+        separate    (polarity, y, x): events of each polarity, 0 OFF and 1 ON
+        merged      (y, x): events of both
+        signed      (y, x): ON events less OFF events, where `dtype` has a sign
+
+    The first frame is the one that the first packet starts in, the last the one that the stream
+    ends in. Frames leave as stream time passes their end, whether or not events come. A pixel
+    counts as far as `dtype` goes (32,767, 65,535 or 255; signed to -32,767 as well); an event that
+    would lead further is left out and counted as `saturated`. But for those, the sum of separate
+    or merged frames is the number of events on the sensor.
 
     Before the first packet nothing is emitted: the sensor's size is not known. State: the frame
     being counted. Events outside the sensor are dropped and counted as `outside_sensor`; an event
@@ -43,7 +48,7 @@ class CountFrame(Node[CountFrameSettings]):
         frames:
           kind: count_frame
           inputs: {events: camera.events}
-          settings: {period: 0.001}
+          settings: {period: 0.001, polarity: merged, dtype: uint8}
     """
 
     events = In(Events)
@@ -51,70 +56,64 @@ class CountFrame(Node[CountFrameSettings]):
     faults = ("outside_sensor", "late", "saturated")
 
     def open(self) -> None:
-        self._period = microseconds(self, "period", self.settings.period)
-        self._sensor: Sensor | None = None
-        self._start = 0  # of the frame being counted, us
-        self._reached = NEVER  # where the data end so far, us
-        self._frame = np.zeros(2, np.int16)
-        count_events(no_words(), 0, 0, 1, 1, 1, self._frame)
+        setting = self.settings
+        if setting.polarity == "signed" and setting.dtype != "int16":
+            raise NodeError(
+                self.name,
+                f"settings: polarity signed counts below zero, which dtype {setting.dtype} cannot; "
+                "set dtype: int16, or polarity: merged",
+            )
+        self._most = int(np.iinfo(setting.dtype).max)
+        self._kernel = balance_events if setting.polarity == "signed" else count_events
+        self._planes = (2,) if setting.polarity == "separate" else ()
+        self._axes = ("polarity", "y", "x") if self._planes else ("y", "x")
+        self._periods = Periods(self, setting.period, self._begin, self._fill, self._leave)
+        self._begin((1, 1))
+        self._fill(no_words(), 0, 0, 1)
 
     def on_events(self, packet: Packet[Events]) -> Iterator[Emission]:
-        words = words_of(self, packet)
-        sensor = check_sensor(self, self._sensor, packet)
-        if self._sensor is None:
-            self._sensor = sensor
-            self._start = packet.start // self._period * self._period
-            self._frame = _blank(sensor)
-        self.holds_from = self._start
-        first, number = 0, words.size // 2
-        while first < number:
-            first, outside, late, beyond = count_events(
-                words, first, self._start, self._start + self._period, *sensor, self._frame
-            )
-            if outside:
-                self.count_fault("outside_sensor", outside)
-            if late:
-                self.count_fault("late", late)
-            if beyond:
-                self.count_fault("saturated", beyond)
-            if first < number:
-                yield self._leave(sensor)
-        self._reached = max(self._reached, packet.stop)
+        return self._periods.take(packet)
 
     def advance(self, time: int) -> Iterator[Emission]:
-        if self._sensor is None:
-            self.holds_from = time // self._period * self._period
-            return
-        while time >= self._start + self._period:
-            yield self._leave(self._sensor)
+        return self._periods.advance(time)
 
     def finish(self) -> Iterator[Emission]:
-        while self._sensor is not None and self._start < self._reached:
-            yield self._leave(self._sensor)
+        return self._periods.finish()
 
     def snapshot(self) -> dict[str, Any]:
-        if self._sensor is None:
-            return {}
-        return {
-            "width": self._sensor[0],
-            "height": self._sensor[1],
-            "start": self._start,
-            "reached": self._reached,
-            "frame": self._frame,
-        }
+        state = self._periods.snapshot()
+        return state and {**state, "frame": self._frame}
 
     def restore(self, state: dict[str, Any]) -> None:
-        if not state:
-            return
-        self._sensor = (state["width"], state["height"])
-        self._start, self._reached = state["start"], state["reached"]
-        self._frame = state["frame"]
-        self.holds_from = self._start
+        self._periods.restore(state)
+        if state:
+            self._frame[:] = state["frame"]
+            self._touched[:] = 1
 
-    def _leave(self, sensor: Sensor) -> Emission:
-        """The frame being counted, as it leaves; the next one begins."""
+    def _begin(self, sensor: Sensor) -> None:
         width, height = sensor
-        start, frame = self._start, self._frame.reshape(2, height, width)
-        self._start = self.holds_from = start + self._period
-        self._frame = _blank(sensor)
-        return self.frames(Tensor(frame, ("polarity", "y", "x")), start, self._start)
+        rows = (*self._planes, height)
+        self._memory = FrameMemory(*rows, width, dtype=self.settings.dtype, marks=math.prod(rows))
+        self._blank()
+
+    def _blank(self) -> None:
+        """The next frame, without events; of used memory only what is not zero is written."""
+        self._frame, self._touched = self._memory.take()
+        clear_rows(self._frame, self._touched)
+
+    def _fill(self, words: Words, first: int, start: int, stop: int) -> int:
+        first, outside, late, beyond = self._kernel(
+            words, first, start, stop, self._most, self._frame, self._touched
+        )
+        if outside:
+            self.count_fault("outside_sensor", outside)
+        if late:
+            self.count_fault("late", late)
+        if beyond:
+            self.count_fault("saturated", beyond)
+        return first
+
+    def _leave(self, start: int, stop: int) -> Emission:
+        emission = self.frames(Tensor(self._frame, self._axes), start, stop)
+        self._blank()
+        return emission

@@ -11,7 +11,7 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Positive, Settings
 from streamflow.packet import Events, Packet
 
-from ..event_packets import Sensor, events_of, no_words, span_of, words_for, words_of
+from ..event_packets import Sensor, no_words, pick, span_of, words_for
 from ..kernels.crop import keep_inside
 
 Pixel = Annotated[int, msgspec.Meta(ge=0, le=32766)]
@@ -49,15 +49,10 @@ class Crop(Node[CropSettings], stateless=True):
         keep_inside(no_words(), self._size, self._corner, self._size, words_for(0))
 
     def on_events(self, packet: Packet[Events]) -> Iterator[Emission]:
-        words = words_of(self, packet)
         sensor = (packet.data.width, packet.data.height)
         self._check(sensor, packet)
-        kept = words_for(words.size // 2)
-        count, outside = keep_inside(words, sensor, self._corner, self._size, kept)
-        if outside:
-            self.count_fault("outside_sensor", outside)
-        if count:
-            yield self.kept(events_of(kept, count, self._size), packet.start, packet.stop)
+        rule = (sensor, self._corner, self._size)
+        return pick(self, self.kept, packet, self._size, keep_inside, *rule)
 
     def _check(self, sensor: Sensor, packet: Packet[Events]) -> None:
         (x, y), (width, height) = self._corner, self._size

@@ -10,7 +10,7 @@ import msgspec
 from streamflow.node import Emission, In, Node, Out, Settings
 from streamflow.packet import Events, Packet
 
-from ..event_packets import events_of, no_words, words_for, words_of
+from ..event_packets import no_words, pick, words_for
 from ..kernels.downsample import shrink
 
 Factor = Annotated[int, msgspec.Meta(ge=1, le=32767)]
@@ -42,12 +42,6 @@ class Downsample(Node[DownsampleSettings], stateless=True):
         shrink(no_words(), (1, 1), self.settings.factor, words_for(0))
 
     def on_events(self, packet: Packet[Events]) -> Iterator[Emission]:
-        words, factor = words_of(self, packet), self.settings.factor
-        width, height = packet.data.width, packet.data.height
-        kept = words_for(words.size // 2)
-        count, outside = shrink(words, (width, height), factor, kept)
-        if outside:
-            self.count_fault("outside_sensor", outside)
-        if count:
-            coarse = (-(-width // factor), -(-height // factor))
-            yield self.kept(events_of(kept, count, coarse), packet.start, packet.stop)
+        factor, width, height = self.settings.factor, packet.data.width, packet.data.height
+        coarse = (-(-width // factor), -(-height // factor))
+        return pick(self, self.kept, packet, coarse, shrink, (width, height), factor)

@@ -12,15 +12,7 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import Events, Packet
 
-from ..event_packets import (
-    Sensor,
-    check_sensor,
-    events_of,
-    microseconds,
-    no_words,
-    words_for,
-    words_of,
-)
+from ..event_packets import OneSensor, Sensor, Words, microseconds, no_words, pick, words_for
 from ..kernels.hot_pixels import HOT, keep_cool
 from ..kernels.pixel_times import quiet_pixels
 
@@ -73,30 +65,20 @@ class HotPixels(Node[HotPixelsSettings]):
                 f"settings: rate {setting.rate} /s over memory {setting.memory} s is "
                 f"{self._limit} events: one chance event makes a pixel hot; expected at least 2",
             )
-        self._sensor: Sensor | None = None
+        self._sensor = OneSensor(self, self._begin)
         self._removed = 0
-        self._allocate((1, 1))
-        self._filter(no_words(), (1, 1), words_for(0))
+        self._begin((1, 1))
+        self._keep(no_words(), (1, 1), words_for(0))
 
     def on_events(self, packet: Packet[Events]) -> Iterator[Emission]:
-        words = words_of(self, packet)
-        sensor = check_sensor(self, self._sensor, packet)
-        if self._sensor is None:
-            self._sensor = sensor
-            self._allocate(sensor)
-        kept = words_for(words.size // 2)
-        count, outside = self._filter(words, sensor, kept)
-        self._removed += words.size // 2 - count - outside
-        if outside:
-            self.count_fault("outside_sensor", outside)
-        if count:
-            yield self.kept(events_of(kept, count, sensor), packet.start, packet.stop)
+        sensor = self._sensor.check(packet)
+        return pick(self, self.kept, packet, sensor, self._keep, sensor)
 
     def hot(self) -> list[tuple[int, int]]:
         """The (x, y) of every pixel that is hot now, row by row."""
-        if self._sensor is None:
+        if self._sensor.size is None:
             return []
-        width, height = self._sensor
+        width, height = self._sensor.size
         rows, columns = np.nonzero(self._last.reshape(height + 2, width + 2) == HOT)
         return [(int(x) - 1, int(y) - 1) for y, x in zip(rows, columns, strict=True)]
 
@@ -104,11 +86,10 @@ class HotPixels(Node[HotPixelsSettings]):
         return {"hot_pixels": [list(pixel) for pixel in self.hot()], "removed": self._removed}
 
     def snapshot(self) -> dict[str, Any]:
-        if self._sensor is None:
+        if self._sensor.size is None:
             return {}
         return {
-            "width": self._sensor[0],
-            "height": self._sensor[1],
+            **self._sensor.snapshot(),
             "removed": self._removed,
             "last": self._last,
             "own": self._own,
@@ -119,19 +100,21 @@ class HotPixels(Node[HotPixelsSettings]):
     def restore(self, state: dict[str, Any]) -> None:
         if not state:
             return
-        self._sensor = (state["width"], state["height"])
+        self._sensor.restore(state)
         self._removed = state["removed"]
         self._last, self._own = state["last"], state["own"]
         self._scored, self._score = state["scored"], state["score"]
 
-    def _allocate(self, sensor: Sensor) -> None:
+    def _begin(self, sensor: Sensor) -> None:
         self._last = quiet_pixels(*sensor)
         self._own = np.zeros(self._last.size, np.int64)
         self._scored = np.zeros(self._last.size, np.int64)
         self._score = np.zeros(self._last.size, np.float64)
 
-    def _filter(self, words: Any, sensor: Sensor, kept: Any) -> tuple[int, int]:
-        return keep_cool(
+    def _keep(self, words: Words, sensor: Sensor, kept: Words) -> tuple[int, int]:
+        count, outside = keep_cool(
             words, *sensor, self._window, self._memory, self._limit,
             self._last, self._own, self._scored, self._score, kept,
         )  # fmt: skip
+        self._removed += words.size // 2 - count - outside
+        return count, outside

@@ -10,15 +10,7 @@ import numpy as np
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import Events, Packet
 
-from ..event_packets import (
-    Sensor,
-    check_sensor,
-    events_of,
-    microseconds,
-    no_words,
-    words_for,
-    words_of,
-)
+from ..event_packets import OneSensor, Sensor, microseconds, no_words, pick, words_for
 from ..kernels.pixel_times import NEVER
 from ..kernels.refractory import keep_rested
 
@@ -49,29 +41,22 @@ class Refractory(Node[RefractorySettings]):
 
     def open(self) -> None:
         self._period = microseconds(self, "period", self.settings.period)
-        self._sensor: Sensor | None = None
+        self._sensor = OneSensor(self, self._begin)
         self._last = np.full(1, NEVER, np.int64)
         keep_rested(no_words(), 1, 1, self._period, self._last, words_for(0))
 
     def on_events(self, packet: Packet[Events]) -> Iterator[Emission]:
-        words = words_of(self, packet)
-        sensor = check_sensor(self, self._sensor, packet)
-        if self._sensor is None:
-            self._sensor = sensor
-            self._last = np.full(sensor[0] * sensor[1], NEVER, np.int64)
-        kept = words_for(words.size // 2)
-        count, outside = keep_rested(words, *sensor, self._period, self._last, kept)
-        if outside:
-            self.count_fault("outside_sensor", outside)
-        if count:
-            yield self.kept(events_of(kept, count, sensor), packet.start, packet.stop)
+        sensor = self._sensor.check(packet)
+        rule = (*sensor, self._period)
+        return pick(self, self.kept, packet, sensor, keep_rested, *rule, self._last)
 
     def snapshot(self) -> dict[str, Any]:
-        if self._sensor is None:
-            return {}
-        return {"width": self._sensor[0], "height": self._sensor[1], "last": self._last}
+        state = self._sensor.snapshot()
+        return state and {**state, "last": self._last}
 
     def restore(self, state: dict[str, Any]) -> None:
-        if state:
-            self._sensor = (state["width"], state["height"])
-            self._last = state["last"]
+        self._sensor.restore(state)
+        self._last = state.get("last", self._last)
+
+    def _begin(self, sensor: Sensor) -> None:
+        self._last = np.full(sensor[0] * sensor[1], NEVER, np.int64)

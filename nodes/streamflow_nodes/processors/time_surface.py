@@ -10,7 +10,8 @@ import numpy as np
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import Events, Packet, Tensor
 
-from ..event_packets import Sensor, check_sensor, microseconds, no_words, words_of
+from ..event_packets import Sensor, Words, no_words
+from ..frames import FrameMemory, Periods
 from ..kernels.pixel_times import NEVER
 from ..kernels.time_surface import exponents, note_times
 
@@ -51,74 +52,48 @@ class TimeSurface(Node[TimeSurfaceSettings]):
 
     def open(self) -> None:
         setting = self.settings
-        self._period = microseconds(self, "period", setting.period)
         self._tau = setting.tau * 1e6
-        self._polarities = 2 if setting.per_polarity else 1
-        self._sensor: Sensor | None = None
-        self._start = 0  # of the frame to come, us
-        self._reached = NEVER  # where the data end so far, us
-        self._last = np.full(self._polarities, NEVER, np.int64)
-        note_times(no_words(), 0, 1, 1, 1, self._polarities, self._last)
-        exponents(self._last, 1, self._tau, np.zeros(self._polarities, np.float32))
+        self._planes = (2,) if setting.per_polarity else ()
+        self._axes = ("polarity", "y", "x") if self._planes else ("y", "x")
+        self._periods = Periods(self, setting.period, self._begin, self._fill, self._leave)
+        self._begin((1, 1))
+        self._fill(no_words(), 0, 0, 1)
+        self._leave(0, 1)
 
     def on_events(self, packet: Packet[Events]) -> Iterator[Emission]:
-        words = words_of(self, packet)
-        sensor = check_sensor(self, self._sensor, packet)
-        if self._sensor is None:
-            self._sensor = sensor
-            self._start = packet.start // self._period * self._period
-            self._last = np.full(self._polarities * sensor[0] * sensor[1], NEVER, np.int64)
-        self.holds_from = self._start
-        first, number = 0, words.size // 2
-        while first < number:
-            first, outside = note_times(
-                words, first, self._start + self._period, *sensor, self._polarities, self._last
-            )
-            if outside:
-                self.count_fault("outside_sensor", outside)
-            if first < number:
-                yield self._leave(sensor)
-        self._reached = max(self._reached, packet.stop)
+        return self._periods.take(packet)
 
     def advance(self, time: int) -> Iterator[Emission]:
-        if self._sensor is None:
-            self.holds_from = time // self._period * self._period
-            return
-        while time >= self._start + self._period:
-            yield self._leave(self._sensor)
+        return self._periods.advance(time)
 
     def finish(self) -> Iterator[Emission]:
-        while self._sensor is not None and self._start < self._reached:
-            yield self._leave(self._sensor)
+        return self._periods.finish()
 
     def snapshot(self) -> dict[str, Any]:
-        if self._sensor is None:
-            return {}
-        return {
-            "width": self._sensor[0],
-            "height": self._sensor[1],
-            "start": self._start,
-            "reached": self._reached,
-            "last": self._last,
-        }
+        state = self._periods.snapshot()
+        return state and {**state, "last": self._last}
 
     def restore(self, state: dict[str, Any]) -> None:
-        if not state:
-            return
-        self._sensor = (state["width"], state["height"])
-        self._start, self._reached = state["start"], state["reached"]
-        self._last = state["last"]
-        self.holds_from = self._start
+        self._periods.restore(state)
+        if state:
+            self._last = state["last"]
+            self._newest = int(self._last.max())
 
-    def _leave(self, sensor: Sensor) -> Emission:
-        """The surface at the end of the present period; the next period begins."""
-        width, height = sensor
-        start, stop = self._start, self._start + self._period
-        surface = np.empty(self._last.size, np.float32)
+    def _begin(self, sensor: Sensor) -> None:
+        shape = (*self._planes, sensor[1], sensor[0])
+        self._last = np.full(shape, NEVER, np.int64)
+        self._newest = NEVER
+        self._memory = FrameMemory(*shape, dtype=np.float32)
+
+    def _fill(self, words: Words, first: int, start: int, stop: int) -> int:
+        first, outside, self._newest = note_times(words, first, stop, self._newest, self._last)
+        if outside:
+            self.count_fault("outside_sensor", outside)
+        return first
+
+    def _leave(self, start: int, stop: int) -> Emission:
+        """The surface at the end of the period."""
+        surface, _ = self._memory.take()
         exponents(self._last, stop, self._tau, surface)
         np.exp(surface, out=surface)  # vectorised, which the same call inside the kernel is not
-        self._start = self.holds_from = stop
-        if self._polarities == 1:
-            return self.frames(Tensor(surface.reshape(height, width), ("y", "x")), start, stop)
-        frame = Tensor(surface.reshape(2, height, width), ("polarity", "y", "x"))
-        return self.frames(frame, start, stop)
+        return self.frames(Tensor(surface, self._axes), start, stop)
