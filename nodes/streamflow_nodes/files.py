@@ -3,6 +3,7 @@
 `RecordFile` is for files that grow while a graph runs. A sink appends whole records, puts
 `length` into its snapshot and gives it back in `restore`: the file is cut to that length and what
 was written after the snapshot, which will be sent again, is neither repeated nor lost.
+`AssembledFile` does the same for formats that can only be read once they are closed.
 `replace_file` is for files written in one go.
 
 A file of an earlier run is left alone until this run has something to write, because a restarted
@@ -14,9 +15,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import importlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 from streamflow.errors import DeviceError
 
@@ -137,6 +141,138 @@ class RecordFile:
                 "(or raise the quota or file-size limit), or give a path on another disk"
             )
         return DeviceError(f"{what}; give a path to a file that may be created and written here")
+
+
+class Builder(Protocol):
+    """Builds a file, the draft, from the records in another, the journal."""
+
+    position: int
+    """Bytes of the journal that are in the draft, or held for it."""
+
+    def move(self) -> None:
+        """Take the next record from the journal, which is known to hold it."""
+
+    def complete(self) -> None:
+        """Write what is held and close the draft, which is then whole."""
+
+    def close(self) -> None:
+        """Release both files, whatever state they are in. Safe to call twice."""
+
+
+BEHIND = 1 << 24  # bytes that the journal may be ahead of the draft before some are moved,
+STEP = 1 << 25  # and how many are then moved at the most: a fraction of a second of work
+
+
+class AssembledFile:
+    """A file of a format that must be closed to be readable: it is there whole, or not at all.
+
+    Records go into a journal beside it at once, `<path>.part<suffix>`, in a format of its own that
+    can be read up to its last whole record. The file is built from that, as a hidden draft, while
+    the graph runs; `complete` renames it to `path`, and `close` then removes the journal. A run
+    that is killed leaves the journal; one that is restarted goes on with it and builds the draft
+    anew, in steps.
+
+    `build` opens a Builder for a journal and a draft.
+    """
+
+    def __init__(
+        self, path: str | Path, node: str, suffix: str, build: Callable[[str, str], Builder]
+    ) -> None:
+        self.path, self.node = Path(path), node
+        if self.path.is_dir():
+            raise DeviceError(
+                f"{node}: cannot open {path}: Is a directory; give a path to a file that may be "
+                "created and written here"
+            )
+        self.journal = RecordFile(f"{path}{PART}{suffix}", node)
+        self.is_complete = False
+        self._draft = self.path.with_name(f".{self.path.name}.draft")
+        self._build = build
+        self._builder: Builder | None = None
+
+    @property
+    def length(self) -> int:
+        """Bytes in the journal."""
+        return self.journal.length
+
+    def append(self, record: bytes) -> None:
+        """Add one record: all of it is in the journal afterwards, or nothing (raises)."""
+        self.journal.append(record)
+        if self._behind() > BEHIND:
+            self._move(STEP)
+
+    def restore(self, length: int, is_complete: bool) -> None:
+        """Cut the journal to the `length` that a snapshot gave; `is_complete` as it was then."""
+        self.is_complete = is_complete
+        if not is_complete:
+            self.journal.restore(length)
+
+    def complete(self) -> None:
+        """Put the file in its place."""
+        self.journal.begin()
+        self._move(self.length + 1)
+        try:
+            self._opened().complete()
+            descriptor = os.open(self._draft, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(self._draft, self.path)
+        except OSError as error:
+            raise self._cannot(error) from error
+        self.is_complete = True
+
+    def close(self) -> None:
+        """Release the files; the journal is removed where it is not needed. Safe to call twice."""
+        if self._builder is not None:
+            self._builder.close()
+            self._builder = None
+        self._draft.unlink(missing_ok=True)
+        # an empty one may be that of an earlier run that this one never touched
+        if self.is_complete or (
+            self.journal.path.exists() and not os.stat(self.journal.path).st_size
+        ):
+            self.journal.path.unlink(missing_ok=True)
+        self.journal.close()
+
+    def _behind(self) -> int:
+        return self.length - (self._builder.position if self._builder else 0)
+
+    def _move(self, size: int) -> None:
+        """Bring records into the draft until there are none left or `size` bytes were moved."""
+        try:
+            builder = self._opened()
+            end = builder.position + size
+            while builder.position < min(end, self.length):
+                builder.move()
+        except OSError as error:
+            raise self._cannot(error) from error
+
+    def _opened(self) -> Builder:
+        if self._builder is None:
+            self._builder = self._build(str(self.journal.path), str(self._draft))
+        return self._builder
+
+    def _cannot(self, error: OSError) -> DeviceError:
+        what = os.strerror(error.errno) if error.errno else str(error)
+        return DeviceError(
+            f"{self.node}: cannot build {self.path}: {what}; all records are in "
+            f"{self.journal.path}, which can be read: free space, or give a path on another disk"
+        )
+
+
+PART = ".part"
+
+
+def library(name: str, path: str | Path, extra: str) -> Any:
+    """The module `name`, which the file `path` needs; DeviceError says which extra brings it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise DeviceError(
+            f"{path}: this file needs {name.split('.')[0]}: pip install 'streamflow-neuro[{extra}]'"
+        ) from error
 
 
 def replace_file(path: str | Path, content: bytes, node: str) -> None:

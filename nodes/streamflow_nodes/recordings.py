@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,15 +22,26 @@ from numpy.typing import NDArray
 from streamflow.errors import DeviceError
 from streamflow.packet import EVENT
 
+from .column_recordings import open_hdf5, open_parquet
+from .event_recording import (
+    BLOCK,
+    COLUMN_NAMES,
+    EventWords,
+    Layout,
+    Recording,
+    count_skipped,
+    evt3_events,
+    fill_column,
+    opened,
+)  # fmt: skip
+from .files import library
 from .kernels import event_records as records
 from .kernels import evt
+from .ros_recordings import ROS_EVT3, is_ros2_folder, open_ros1, open_ros2
 
-EventWords = NDArray[np.int64]
-
-BLOCK = 1 << 18  # bytes read at a time: events enough to amortise a call, few enough for a cache
 EXPECTED = (
     "expected EVT2 or EVT3 .raw, DAT, AEDAT4, AEDAT2 of a DVS128, Event Stream .es, N-MNIST .bin, "
-    "CSV (.csv or .txt) or NPZ"
+    "CSV (.csv or .txt), NPZ, HDF5, Parquet or a ROS bag"
 )
 # Prophesee headers name the plugin that drove the camera where they do not give the geometry.
 SENSORS = {
@@ -43,98 +52,51 @@ SENSORS = {
     "gen31": (640, 480),
     "gen3": (640, 480),
 }
-TIME_NAMES = ("t", "ts", "time", "timestamp", "timestamps", "t_us", "time_us")
-COLUMN_NAMES = {
-    **dict.fromkeys(TIME_NAMES, "t"),
-    "x": "x",
-    "y": "y",
-    **dict.fromkeys(("p", "on", "pol", "polarity", "polarities"), "p"),
-}
 
 
-@dataclass
-class Recording:
-    """A file that holds events: its format, its sensor where it says so, and its events."""
-
-    path: str
-    format: str
-    width: int | None
-    height: int | None
-    chunks: Callable[[], Iterator[EventWords]]
-    """Arrays (2 n,) int64, each fresh and writable, in file order: the memory of n EVENT."""
-    counts: dict[str, int] = field(
-        default_factory=lambda: {"triggers": 0, "untimed": 0, "unknown_word": 0, "truncated": 0}
-    )
-    """What was read so far and is no event."""
-    read: float | None = None
-    """How much of the file was read, from 0 to 1; None for formats where a library reads it."""
-
-
-@dataclass(frozen=True)
-class TextLayout:
-    """How a text file is laid out: column order, delimiter and us per unit of time."""
-
-    columns: str = ""
-    delimiter: str = ","
-    scale: int = 1
-
-
-def open_recording(
-    path: str, layout: TextLayout, width: int | None = None, height: int | None = None
-) -> Recording:
+def open_recording(path: str, layout: Layout) -> Recording:
     """The recording in the file `path`; DeviceError when it is none that can be read.
 
-    `width` and `height` are for a file that does not say how large its sensor is; they must agree
-    with one that does.
+    The layout's `width` and `height` are for a file that does not say how large its sensor is; they
+    must agree with one that does.
     """
-    with _opened(path) as file:
-        head = file.read(BLOCK)
-    if not head:
-        raise DeviceError(
-            f"{path}: the file is empty; {EXPECTED}; copy it again, or record it again"
-        )
-    recording = _recognised(path, head, layout, width, height)
+    if is_ros2_folder(path):
+        recording = open_ros2(path, layout.topic)
+    else:
+        with opened(path) as file:
+            head = file.read(BLOCK)
+        if not head:
+            raise DeviceError(
+                f"{path}: the file is empty; {EXPECTED}; copy it again, or record it again"
+            )
+        recording = _recognised(path, head, layout)
+    width, height = layout.width, layout.height
     if recording.width is None and None not in (width, height):
         recording.width, recording.height = width, height
     _check_sensor(recording, width, height)
     return recording
 
 
-def _opened(path: str) -> BinaryIO:
-    """The file, open for reading; DeviceError when it is no regular file or cannot be opened."""
-    try:
-        mode = Path(path).stat().st_mode
-        if not stat.S_ISREG(mode):
-            what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-            raise DeviceError(f"{path}: is {what}; expected a recording of events: give a file")
-        return open(path, "rb")  # the caller closes it
-    except FileNotFoundError as error:
-        raise DeviceError(
-            f"{path}: there is no such file; expected a recording of events: check the setting "
-            f"'path' (looked in {Path(path).absolute().parent})"
-        ) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DeviceError(
-            f"{path}: cannot be read ({reason}); expected a recording of events: check the "
-            "setting 'path' and the file's permissions"
-        ) from error
-
-
-def _recognised(
-    path: str, head: bytes, layout: TextLayout, width: int | None, height: int | None
-) -> Recording:
+def _recognised(path: str, head: bytes, layout: Layout) -> Recording:
     """The recording by its first bytes, then by its name."""
     if head.startswith(b"#!AER-DAT4"):
         return _open_aedat4(path)
     if head.startswith(b"#!AER-DAT2"):
-        return _open_aedat2(path, head, width, height)
+        return _open_aedat2(path, head, layout.width, layout.height)
     if head.startswith(b"Event Stream"):
         return _open_es(path, head)
     if head.startswith(b"PK\x03\x04"):
         return _open_npz(path)
     if head.startswith(b"%"):
         return _open_prophesee(path, head)
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return open_hdf5(path, layout.dataset)
+    if head.startswith(b"PAR1"):
+        return open_parquet(path)
+    if head.startswith(b"#ROSBAG V2"):
+        return open_ros1(path, layout.topic)
+    if head.startswith((b"SQLite format 3\0", b"\x89MCAP0\r\n")):
+        return open_ros2(path, layout.topic)
     suffix = Path(path).suffix.lower()
     if suffix == ".bin":
         return _open_nmnist(path)
@@ -143,8 +105,7 @@ def _recognised(
     found = "is not a recording of events"
     for mark, name in (
         (b"#!AER-DAT", "is AEDAT of a version that is not read"),
-        (b"\x89HDF", "is HDF5, which is not read"),
-        (b"#ROSBAG", "is a ROS bag, which is not read"),
+        (b"#ROSBAG", "is a ROS bag of a version that is not read"),
     ):
         if head.startswith(mark):
             found = name
@@ -181,7 +142,7 @@ def _check_sensor(recording: Recording, width: int | None, height: int | None) -
 def _blocks(recording: Recording, offset: int, record: int) -> Iterator[bytes]:
     """The file from `offset` in blocks of whole records of `record` bytes; counts a cut one."""
     size = BLOCK // record * record
-    with _opened(recording.path) as file:
+    with opened(recording.path) as file:
         whole = max(1, os.fstat(file.fileno()).st_size)
         file.seek(offset)
         while block := _read(file, recording.path, size):
@@ -282,19 +243,15 @@ def _evt_chunks(
     registers = evt.new_registers()
     for block in _blocks(recording, offset, 2 if is_evt3 else 4):
         if is_evt3:
-            words = np.frombuffer(block, "<u2")
-            events = np.empty(2 * evt.count_evt3(words), np.int64)
-            count = evt.decode_evt3(words, registers, events)
+            events = evt3_events(np.frombuffer(block, "<u2"), registers, recording.counts)
         else:
             words = np.frombuffer(block, "<u4")
             events = np.empty(2 * len(words), np.int64)
-            count = evt.decode_evt2(words, registers, events)
-        recording.counts["triggers"] = int(registers[evt.TRIGGERS])
-        recording.counts["unknown_word"] = int(registers[evt.UNKNOWN])
-        recording.counts["untimed"] = int(registers[evt.UNTIMED])
+            events = events[: 2 * evt.decode_evt2(words, registers, events)]
+            count_skipped(registers, recording.counts)
         if start:
-            events[: 2 * count : 2] += start
-        yield events[: 2 * count]
+            events[::2] += start
+        yield events
 
 
 def _open_dat(
@@ -329,12 +286,7 @@ def _open_dat(
 
 
 def _open_aedat4(path: str) -> Recording:
-    try:
-        import faery
-    except ImportError as error:
-        raise DeviceError(
-            f"{path}: reading AEDAT4 needs faery: pip install 'streamflow-neuro[events]'"
-        ) from error
+    faery = library("faery", path, "events")
     _check_aedat4_header(path)
     with _faery_errors(path, "opened"):
         stream = faery.events_stream_from_file(path, file_type="aedat")
@@ -361,7 +313,7 @@ def _check_aedat4_header(path: str) -> None:
 
     faery would reserve what the header says before it reads.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         length = int.from_bytes(file.read(18)[14:], "little")
         if not 0 < length <= Path(path).stat().st_size - 18:
             raise DeviceError(
@@ -450,7 +402,7 @@ def _open_nmnist(path: str) -> Recording:
 # --- CSV ------------------------------------------------------------------------------------------
 
 
-def _open_csv(path: str, head: bytes, layout: TextLayout) -> Recording:
+def _open_csv(path: str, head: bytes, layout: Layout) -> Recording:
     columns, header_lines, offset = _columns(path, head, layout)
 
     def chunks() -> Iterator[EventWords]:
@@ -469,7 +421,7 @@ def _open_csv(path: str, head: bytes, layout: TextLayout) -> Recording:
     return recording
 
 
-def _columns(path: str, head: bytes, layout: TextLayout) -> tuple[NDArray[np.int64], int, int]:
+def _columns(path: str, head: bytes, layout: Layout) -> tuple[NDArray[np.int64], int, int]:
     """Where time, x, y and polarity stand, how many lines the header has and its length."""
     at = lines = 0
     names, first = layout.columns, ""
@@ -642,21 +594,9 @@ def _npz_chunks(
         events = np.zeros(count, EVENT)
         for name, (member, part) in columns.items():
             column = arrays[member] if part is None else arrays[member][part]
-            _fill(events, name, column)
+            fill_column(events, name, column)
         left -= count
         yield events.view(np.int64)
-
-
-def _fill(events: NDArray[Any], name: str, column: NDArray[Any]) -> None:
-    """Set the column `name` of `events`; coordinates beyond int16 stay outside any sensor."""
-    if name == "t":
-        if column.dtype.kind == "u" and int(column.max()) >= 1 << 62:
-            raise ValueError("t has times beyond 2^62 us")
-        events["timestamp"] = column
-    elif name == "p":
-        events["polarity"] = column > 0
-    else:
-        events[name] = np.clip(column.astype(np.int64), -1, 32767)
 
 
 def warm_up(recording: Recording) -> None:
@@ -665,7 +605,7 @@ def warm_up(recording: Recording) -> None:
     registers = np.zeros(9, np.int64)
     if recording.format == "EVT2":
         evt.decode_evt2(data.view("<u4"), registers, events)
-    elif recording.format == "EVT3":
+    elif recording.format in ("EVT3", ROS_EVT3):
         evt.count_evt3(data.view("<u2"))
         evt.decode_evt3(data.view("<u2"), registers, events)
     elif recording.format == "DAT":

@@ -285,7 +285,6 @@ def test_the_recording_in_this_repository_equals_a_slow_decoder() -> None:
     [
         ("generic_notdvs.es", "generic data"),
         ("cochlea_vowels_aedat2.aedat", "does not say of which sensor"),
-        ("evt3_640x480_event_camera_msgs.bag", "ROS bag"),
         ("ncars_td.dat", "'width' and 'height'"),
         ("README.md", "not a recording of events"),
     ],
@@ -320,7 +319,7 @@ np.savez(ARCHIVE, t=np.zeros(2, object), x=np.zeros(2, int), y=np.zeros(2, int),
         ("a.aedat4", b"#!AER-DAT4.0\r\n" + b"\x08\x00\x00\x00" * 64, "cannot be opened"),
         ("a.aedat4", b"#!AER-DAT4.0\r\n", "0 bytes"),
         ("a.aedat4", b"#!AER-DAT4.0\r\n\xff\xff\xff\xff", "4294967295 bytes"),
-        ("a.h5", b"\x89HDF\r\n\x1a\n", "HDF5"),
+        ("a.bag", b"#ROSBAG V1.2\n", "ROS bag of a version"),
         ("a.es", b"Event Stream", "cut off"),
         ("a.es", b"Event Stream\x01\x00\x00\x01\x01\x00\x01\x00", "version 1"),
         ("a.txt", b"Dear reader,\nthis is prose.\n", "which column is which"),
@@ -556,7 +555,7 @@ def test_random_bytes_after_a_header_never_fail(tmp_path: Path) -> None:
 
     kept = len(out.items("events"))
     assert kept > 5_000
-    assert all(count > 0 for count in out.faults.values())
+    assert {name for name, count in out.faults.items() if not count} == {"lost_message"}
 
 
 def test_a_time_that_stands_still_does_not_fill_the_memory(tmp_path: Path) -> None:

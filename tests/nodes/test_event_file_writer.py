@@ -19,6 +19,9 @@ from streamflow.errors import DeviceError, NodeError
 from streamflow.packet import EVENT, Events, Packet
 from streamflow.testing import Driven, cut, drive, events
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
+from runs import Run  # the engine tests' way to run a graph
+
 INDOOR = Path(__file__).resolve().parents[1] / "data" / "indoor_640x480_evt3.raw"
 Array = np.ndarray[Any, Any]
 
@@ -44,79 +47,241 @@ def indoor() -> Array:
     return read(INDOOR)
 
 
-def test_a_real_recording_reads_back_event_for_event(tmp_path: Path) -> None:
-    recording = indoor()
+# format: the end of the name, the largest sensor, the longest time from the file's begin
+FORMATS = {
+    "evt3": (".raw", 2048, 1 << 40),
+    "evt2": (".raw", 2048, 1 << 44),
+    "aedat4": (".aedat4", 32767, 1 << 50),
+    "es": (".es", 32767, 1 << 30),
+    "csv": (".csv", 32767, 1 << 50),
+    "hdf5": (".h5", 32767, 1 << 50),
+    "parquet": (".parquet", 32767, 1 << 50),
+}
+each_format = pytest.mark.parametrize("form", FORMATS)
 
-    out = write(tmp_path / "a.raw", *cut(events(recording), 1000))
 
-    same(read(tmp_path / "a.raw"), recording)
+def needed(form: str) -> None:
+    for module in {"aedat4": ["faery"], "hdf5": ["h5py"], "parquet": ["pyarrow"]}.get(form, []):
+        pytest.importorskip(module)
+
+
+def named(folder: Path, form: str) -> Path:
+    return folder / f"a{FORMATS[form][0]}"
+
+
+def node_for(path: Path, form: str) -> EventFileWriter:
+    return EventFileWriter({"path": str(path), "format": form})
+
+
+def size_for(form: str, width: int = 640, height: int = 480) -> dict[str, int]:
+    """What `event_file` must be told: CSV does not say how large the sensor is."""
+    return {"width": width, "height": height} if form == "csv" else {}
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@each_format
+def test_a_real_recording_reads_back_event_for_event(form: str, tmp_path: Path) -> None:
+    needed(form)
+    path, recording = named(tmp_path, form), indoor()
+
+    out = drive(node_for(path, form), events=cut(events(recording), 1000))
+
+    same(read(path, **size_for(form)), recording)
     assert out.results["events"] == len(recording)
-    assert out.results["bytes"] == (tmp_path / "a.raw").stat().st_size
+    assert out.results["bytes"] == path.stat().st_size
+    assert left(tmp_path) == [path.name]
 
 
-def test_faery_reads_what_was_written(tmp_path: Path) -> None:
-    faery = pytest.importorskip("faery")
-    # past the wrap at 2^24 us, and over silences that jump whole wraps
+def far_apart(form: str) -> Array:
+    """A recording past the wraps of `form`, and over silences that jump whole wraps."""
     recording = indoor()
-    recording["timestamp"] += np.linspace(0, 200_000_000, len(recording)).astype(np.int64) // 40
-    recording["timestamp"][len(recording) // 2 :] += 55_000_000
+    wrap = {"evt3": 1 << 24, "evt2": 1 << 34}.get(form, 1 << 26)
+    count = len(recording)
+    recording["timestamp"] += np.linspace(0, 12 * wrap, count).astype(np.int64) // 40
+    recording["timestamp"][count // 2 :] += 3 * wrap + wrap // 3
+    return recording
 
-    write(tmp_path / "a.raw", *cut(events(recording), 1000))
 
-    stream = faery.events_stream_from_file(tmp_path / "a.raw", dimensions_fallback=(1, 1))
+@pytest.mark.parametrize("form", ["evt3", "evt2", "es", "aedat4"])
+def test_faery_reads_what_was_written(form: str, tmp_path: Path) -> None:
+    faery = pytest.importorskip("faery")
+    path, recording = named(tmp_path, form), far_apart(form)
+
+    drive(node_for(path, form), events=cut(events(recording), 1000))
+
+    stream = faery.events_stream_from_file(path, dimensions_fallback=(1, 1))
     theirs = np.concatenate([part.copy() for part in stream])
     assert stream.dimensions() == (640, 480)
     for name, field in (("timestamp", "t"), ("x", "x"), ("y", "y"), ("polarity", "on")):
         np.testing.assert_array_equal(recording[name], theirs[field], err_msg=name)
 
 
-ADDRESS = st.tuples(st.integers(0, 60), st.integers(0, 5), st.integers(0, 1))
-STEP = st.one_of(st.just(0), st.integers(0, 10), st.integers(0, 1 << 27))
-BEGIN = st.sampled_from([0, 913_716_224, (1 << 32) - 1, 1 << 32, 1_605_537_493_718_345])
+def test_dv_processing_reads_the_aedat4_that_was_written(tmp_path: Path) -> None:
+    dv = pytest.importorskip("dv_processing")
+    path, recording = tmp_path / "a.aedat4", indoor()
+    recording["timestamp"] += 1_605_537_493_718_345
+
+    write(path, *cut(events(recording), 1000))
+
+    reader, theirs = dv.io.MonoCameraRecording(str(path)), []
+    while (batch := reader.getNextEventBatch()) is not None:
+        theirs.append(batch.numpy())
+    assert reader.getEventResolution() == (640, 480)
+    same(np.concatenate(theirs), recording)
 
 
-@settings(deadline=None, max_examples=60)
-@given(BEGIN, st.lists(st.tuples(STEP, ADDRESS), min_size=1, max_size=40), st.integers(1, 40))
+def test_numpy_reads_the_csv_that_was_written(tmp_path: Path) -> None:
+    path, recording = tmp_path / "a.csv", indoor()
+    recording["timestamp"][-1] += 1 << 60
+
+    write(path, *cut(events(recording), 1000))
+
+    theirs = np.loadtxt(path, np.int64, delimiter=",", skiprows=1)
+    for column, name in enumerate(("timestamp", "x", "y", "polarity")):
+        np.testing.assert_array_equal(theirs[:, column], recording[name], err_msg=name)
+
+
+def test_hdf5_is_indexed_as_dsec_says(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path, recording = tmp_path / "a.h5", indoor()[::7].copy()
+    recording["timestamp"][-50:] += 12_345
+
+    write(path, *cut(events(recording), 1000))
+
+    with h5py.File(path) as file:
+        t, index = file["events/t"][:], file["ms_to_idx"][:].astype(int)
+        offset = int(file["t_offset"][()])
+        for name, ours in (("x", "x"), ("y", "y"), ("p", "polarity")):
+            np.testing.assert_array_equal(file["events"][name][:], recording[ours])
+    np.testing.assert_array_equal(t + offset, recording["timestamp"])
+    # DSEC's readme: t[ms_to_idx[ms]] >= ms * 1000 and t[ms_to_idx[ms] - 1] < ms * 1000
+    assert index.tolist() == [int(np.sum(t < 1000 * ms)) for ms in range(len(index))]
+    assert index[-1] == len(t)
+    assert 0 <= t[0] < 1000
+
+
+def test_pandas_reads_the_parquet_that_was_written(tmp_path: Path) -> None:
+    pandas, parquet = pytest.importorskip("pandas"), pytest.importorskip("pyarrow.parquet")
+    path, recording = tmp_path / "a.parquet", indoor()
+
+    write(path, *cut(events(recording), 1000))
+
+    frame = pandas.read_parquet(path)
+    for theirs, ours in (("t", "timestamp"), ("x", "x"), ("y", "y"), ("p", "polarity")):
+        np.testing.assert_array_equal(frame[theirs], recording[ours])
+    metadata = parquet.read_metadata(path).metadata
+    assert (metadata[b"width"], metadata[b"height"]) == (b"640", b"480")
+
+
+STEP = st.one_of(st.just(0), st.integers(0, 10), st.integers(0, 1 << 27), st.integers(0, 1 << 36))
+PLACE = st.tuples(st.sampled_from([0.0, 0.01, 0.011, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 1.0]))
+BEGIN = st.sampled_from([0, 913_716_224, (1 << 32) - 1, 1 << 32, 1 << 34, 1_605_537_493_718_345])
+
+
+@each_format
+@settings(deadline=None, max_examples=12)
+@given(
+    BEGIN, st.lists(st.tuples(STEP, PLACE, st.integers(0, 1)), min_size=1, max_size=30),
+    st.integers(1, 30),
+)  # fmt: skip
 def test_any_events_read_back_however_they_were_cut(
-    begin: int, steps: list[tuple[int, tuple[int, int, int]]], size: int
+    form: str, begin: int, steps: list[tuple[int, tuple[float, float], int]], size: int
 ) -> None:
-    times = begin + np.cumsum([step for step, _ in steps])
+    needed(form)
+    _, side, longest = FORMATS[form]
+    times = begin % longest + np.minimum(np.cumsum([step for step, _, _ in steps]), longest)
     rows = np.array(
-        [(int(t), *address) for t, (_, address) in zip(times, steps, strict=True)], EVENT
+        [
+            (int(t), int(x * (side - 1)), int(y * (side - 1)), p)
+            for t, (_, (x, y), p) in zip(times, steps, strict=True)
+        ],
+        EVENT,
     )
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "a.raw"
+        path = named(Path(folder), form)
 
-        write(path, *cut(events(rows, width=64, height=8), size))
+        packet = events(rows, width=side, height=side)
+        drive(node_for(path, form), events=cut(packet, size))
 
-        same(read(path, packet_duration=1.0), rows)
+        same(read(path, packet_duration=1.0, **size_for(form, side, side)), rows)
 
 
-@pytest.mark.parametrize("packets", [[], [events([], width=640, height=480, start=0, stop=9)]])
-def test_a_stream_without_events_gives_a_file_without_events(
-    tmp_path: Path, packets: list[Packet[Events]]
+@each_format
+def test_a_stream_without_events_gives_a_file_without_events(form: str, tmp_path: Path) -> None:
+    needed(form)
+    path = named(tmp_path, form)
+    empty = events([], width=640, height=480, start=0, stop=9)
+
+    drive(node_for(path, form), events=[empty])
+
+    assert len(read(path, **size_for(form))) == 0
+    assert left(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("form", ["evt3", "evt2", "csv", "hdf5", "parquet"])
+def test_a_stream_without_packets_gives_a_file_that_does_not_say_the_sensor(
+    form: str, tmp_path: Path
 ) -> None:
-    write(tmp_path / "a.raw", *packets)
+    needed(form)
+    path = named(tmp_path, form)
 
-    sized = {} if packets else {"width": 640, "height": 480}
-    assert len(read(tmp_path / "a.raw", **sized)) == 0
+    drive(node_for(path, form), events=[])
 
-
-def test_the_file_of_an_earlier_run_is_replaced(tmp_path: Path) -> None:
-    write(tmp_path / "a.raw", events(indoor()))
-
-    write(tmp_path / "a.raw", events([(5, 1, 2, 1)]))
-
-    same(read(tmp_path / "a.raw"), np.array([(5, 1, 2, 1)], EVENT))
+    assert len(read(path, width=640, height=480)) == 0
 
 
-@settings(deadline=None, max_examples=15)
+@pytest.mark.parametrize("form", ["es", "aedat4"])
+def test_a_stream_without_packets_gives_an_empty_file_where_a_sensor_must_be_said(
+    form: str, tmp_path: Path
+) -> None:
+    path = named(tmp_path, form)
+    path.write_bytes(b"of an earlier run")
+
+    drive(node_for(path, form), events=[])
+
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("a.RAW", "evt3"), ("a.txt", "csv"), ("a.hdf5", "hdf5"), ("a.b.es", "es")],
+)
+def test_the_name_says_the_format(name: str, form: str, tmp_path: Path) -> None:
+    needed(form)
+
+    assert write(tmp_path / name, events([(5, 1, 2, 1)])).results["format"] == form
+
+
+def test_a_name_that_says_no_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NodeError, match=r"ends in \.raw, .*or the setting 'format'"):
+        write(tmp_path / "a.bin", events([(5, 1, 2, 1)]))
+
+
+@each_format
+def test_the_file_of_an_earlier_run_is_replaced(form: str, tmp_path: Path) -> None:
+    needed(form)
+    path = named(tmp_path, form)
+    drive(node_for(path, form), events=[events(indoor())])
+
+    drive(node_for(path, form), events=[events([(5, 1, 2, 1)])])
+
+    same(read(path, **size_for(form)), np.array([(5, 1, 2, 1)], EVENT))
+
+
+@each_format
+@settings(deadline=None, max_examples=4)
 @given(st.integers(0, 40), st.integers(0, 5))
-def test_after_a_crash_no_event_is_repeated_or_lost(covered: int, unacknowledged: int) -> None:
+def test_after_a_crash_no_event_is_repeated_or_lost(
+    form: str, covered: int, unacknowledged: int
+) -> None:
+    needed(form)
     packets = cut(events(indoor()[:4000]), 100)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "a.raw"
-        first = EventFileWriter({"path": str(path)})
+        path = named(Path(folder), form)
+        first = node_for(path, form)
         first.open()
         drive(first, events=packets[:covered], opened=True, end=False)
         state = first.snapshot()
@@ -125,14 +290,120 @@ def test_after_a_crash_no_event_is_repeated_or_lost(covered: int, unacknowledged
         drive(first, events=more, opened=True, end=False)
         first.close()
 
-        second = EventFileWriter({"path": str(path)})
+        second = node_for(path, form)
         second.open()
         second.restore(state)
         out = drive(second, events=packets[covered:], opened=True)
 
-        same(read(path), indoor()[:4000])
+        same(read(path, **size_for(form)), indoor()[:4000])
         assert out.results["events"] == 4000
         assert out.results["packets"] == len(packets)
+        assert left(Path(folder)) == [path.name]
+
+
+@pytest.mark.parametrize("form", ["hdf5", "parquet"])
+def test_a_successor_of_a_finished_node_leaves_the_finished_file(form: str, tmp_path: Path) -> None:
+    needed(form)
+    path = named(tmp_path, form)
+    first = node_for(path, form)
+    first.open()
+    drive(first, events=cut(events(indoor()[:4000]), 100), opened=True, end=False)
+    first.finish()
+    state = first.snapshot()
+    first.close()
+
+    second = node_for(path, form)
+    second.open()
+    second.restore(state)
+    second.close()
+
+    same(read(path), indoor()[:4000])
+    assert second.results()["bytes"] == path.stat().st_size
+    assert left(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("form", ["hdf5", "parquet"])
+def test_until_the_end_the_events_are_in_a_journal_and_the_file_is_as_it_was(
+    form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    needed(form)
+    pytest.importorskip("faery")
+    path = named(tmp_path, form)
+    path.write_bytes(b"of an earlier run")
+    node = node_for(path, form)
+    node.open()
+    drive(node, events=cut(events(indoor()), 1000), opened=True, end=False)
+
+    same(read(tmp_path / f"{path.name}.part.aedat4"), indoor())
+    node.close()  # as after a failure: there was no finish
+
+    assert path.read_bytes() == b"of an earlier run"
+    assert left(tmp_path) == [path.name, f"{path.name}.part.aedat4"]
+    assert "part.aedat4, which event_file reads" in caplog.text
+
+
+def test_a_long_recording_is_built_while_it_runs(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    many = np.zeros(3 << 20, EVENT)
+    many["timestamp"] = np.arange(len(many))
+    many["x"] = np.arange(len(many)) % 640
+    node = node_for(tmp_path / "a.h5", "hdf5")
+    node.open()
+    drive(node, events=cut(events(many), 50_000), opened=True, end=False)
+
+    behind = node.snapshot()["length"] - node._file._builder.position  # type: ignore[union-attr]
+    node.finish()
+    node.close()
+
+    assert behind < 20 << 20 < node.snapshot()["length"]
+    with h5py.File(tmp_path / "a.h5") as file:
+        np.testing.assert_array_equal(file["events/t"][:], many["timestamp"])
+        np.testing.assert_array_equal(file["events/x"][:], many["x"])
+
+
+GRAPH = """
+clock: paced
+speed: 0.1
+nodes:
+  camera: {{kind: event_file, settings: {{path: {recording}, packet_duration: 0.0002}}}}
+  keep: {{kind: event_file_writer, inputs: {{events: camera.events}}, settings: {{path: {path}}}}}
+processes:
+  sink: {{nodes: [keep], restart: {{when: on_failure, maximum: 9, backoff: 0.01}}}}
+"""
+
+
+def killed_when(run: Run, growing: Path, sizes: list[int], process: str) -> None:
+    """Kill -9 a process of `run` each time that the file has grown to the next of `sizes`."""
+    for size in sizes:
+        run.wait_for(lambda least=size: growing.exists() and growing.stat().st_size > least)
+        run.kill(process)
+
+
+def test_kill_9_repeats_and_loses_no_event(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    run = Run(tmp_path, GRAPH.format(recording=INDOOR, path=tmp_path / "a.h5"))
+
+    killed_when(run, tmp_path / "a.h5.part.aedat4", [10_000, 30_000], "sink")
+
+    assert run.end() == 0, run.err
+    assert run.report["processes"]["sink"]["restarts"] == 2
+    same(read(tmp_path / "a.h5"), indoor())
+
+
+def test_when_everything_is_killed_a_whole_beginning_is_in_the_journal(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("faery")
+    run = Run(tmp_path, GRAPH.format(recording=INDOOR, path=tmp_path / "a.parquet"))
+    journal = tmp_path / "a.parquet.part.aedat4"
+
+    run.wait_for(lambda: journal.exists() and journal.stat().st_size > 60_000)
+    run.process.kill()
+    run.process.wait()
+
+    found = drive(EventFile({"path": str(journal)})).items("events")
+    assert len(found) > 3000
+    same(found, indoor()[: len(found)])
+    assert not (tmp_path / "a.parquet").exists()
 
 
 FULL_DISK = """
@@ -181,12 +452,15 @@ def test_a_device_without_space_is_an_error_that_says_so() -> None:
         pytest.skip("this system has no /dev/full")
 
     with pytest.raises(DeviceError, match=r"/dev/full: No space left.*free space"):
-        write(Path("/dev/full"), events([(5, 1, 2, 1)]))
+        drive(node_for(Path("/dev/full"), "evt3"), events=[events([(5, 1, 2, 1)])])
 
 
-def test_a_path_that_is_a_directory_is_refused(tmp_path: Path) -> None:
+@each_format
+def test_a_path_that_is_a_directory_is_refused(form: str, tmp_path: Path) -> None:
+    needed(form)
+
     with pytest.raises(DeviceError, match="Is a directory"):
-        write(tmp_path)
+        drive(node_for(tmp_path, form))
 
 
 @pytest.mark.parametrize(
@@ -198,9 +472,9 @@ def test_a_path_that_is_a_directory_is_refused(tmp_path: Path) -> None:
         ([events([(5, 1, 1, 1), (4, 1, 1, 1)], stop=9)], "event 1 at 4 us"),
         ([events([(5, 1, 1, 1)], stop=6), events([(4, 1, 1, 1)], start=6)], "event 0 at 4 us"),
         ([events([(-5, 1, 1, 1)])], "before time 0"),
-        ([events([(5, 1, 1, 1)], width=2049)], "EVT3 has room for 2048"),
+        ([events([(5, 1, 1, 1)], width=2049)], "EVT3 has room for 2048 each way"),
         ([events([(5, 1, 1, 1)]), events([(9, 1, 1, 1)], width=320)], "320x480 pixels after one"),
-        ([events([(5, 1, 1, 1), (1 << 41, 1, 1, 1)])], "twelve days"),
+        ([events([(5, 1, 1, 1), (1 << 41, 1, 1, 1)])], "305.4 hours"),
     ],
 )
 def test_what_evt3_cannot_hold_is_refused_and_nothing_of_the_packet_written(
@@ -213,6 +487,45 @@ def test_what_evt3_cannot_hold_is_refused_and_nothing_of_the_packet_written(
     assert (len(packets) == 1) == (content == b"")
 
 
-def test_another_format_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("form", "packet", "says"),
+    [
+        ("evt2", events([(5, 1, 1, 1)], width=2049), "EVT2 has room for 2048 each way"),
+        ("es", events([(1_605_537_493_718_345, 1, 1, 1)]), "after 0 us; ES spells out silence"),
+        ("es", events([(5, 1, 1, 1), (1 << 34, 1, 1, 1)]), "at most 2.4 hours"),
+        ("hdf5", events([(5, 640, 1, 1)]), "event 0 at 5 us, x 640"),
+    ],
+)
+def test_what_another_format_cannot_hold_is_refused(
+    tmp_path: Path, form: str, packet: Packet[Events], says: str
+) -> None:
+    needed(form)
+
+    with pytest.raises(NodeError, match=says):
+        drive(node_for(named(tmp_path, form), form), events=[packet])
+
+
+def test_a_format_that_is_not_written_is_refused() -> None:
     with pytest.raises(NodeError, match="format"):
-        EventFileWriter({"path": "a.raw", "format": "aedat4"})
+        EventFileWriter({"path": "a.raw", "format": "dat"})
+
+
+WITHOUT = """
+import sys
+sys.modules[sys.argv[1].split(".")[0]] = None
+from streamflow_nodes.sinks.event_file_writer import EventFileWriter
+EventFileWriter({"path": sys.argv[2]}).open()
+"""
+
+
+@pytest.mark.parametrize(("module", "name"), [("h5py", "a.h5"), ("pyarrow", "a.parquet")])
+def test_a_missing_library_is_named_with_the_extra_that_brings_it(
+    module: str, name: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, module, str(tmp_path / name)],
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+
+    assert f"needs {module}: pip install 'streamflow-neuro[files]'" in done.stderr
+    assert left(tmp_path) == []

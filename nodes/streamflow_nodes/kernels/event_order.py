@@ -74,3 +74,20 @@ def slice_starts(events: EventWords, duration: int, starts: NDArray[np.int64]) -
             count += 1
             stop = (time // duration + 1) * duration
     return count
+
+
+@njit(cache=True, nogil=True)
+def first_disordered(events: EventWords, last: int, width: int, height: int) -> int:
+    """The index of the first event that is older than the one before it or outside the sensor; -1
+    when there is none.
+
+    events : (2 n,) int64; not changed
+    last : int, us, the time before the first event's
+    """  # fmt: skip
+    for index in range(events.shape[0] // 2):
+        time, address = events[2 * index], events[2 * index + 1]
+        # a negative coordinate is above any width when read as unsigned
+        if time < last or address & 0xFFFF >= width or (address >> 16) & 0xFFFF >= height:
+            return index
+        last = time
+    return -1

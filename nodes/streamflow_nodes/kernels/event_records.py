@@ -1,4 +1,4 @@
-"""Event files made of records: DAT, ES, AEDAT 2.0, N-MNIST and CSV, from bytes to events.
+"""Event files made of records: DAT, ES, AEDAT 2.0, N-MNIST and CSV to events; events to ES and CSV.
 
 Events are (2 n,) int64, two words each: time (us), then `x | y << 16 | polarity << 32`, which is
 the memory of n structured events of 16 bytes; loops over words run faster than over records.
@@ -292,3 +292,81 @@ def decode_csv(
         line += 1
     result[0], result[1], result[2] = GOOD, line, 0
     return count
+
+
+@njit(cache=True, nogil=True)
+def encoded_es(events: EventWords, registers: Registers) -> int:
+    """The bytes that `encode_es`, whose arguments these are, writes; none is changed."""
+    count = 0
+    last = registers[0]
+    for index in range(events.shape[0] // 2):
+        count += 5 + (events[2 * index] - last) // 127
+        last = events[2 * index]
+    return count
+
+
+@njit(cache=True, nogil=True)
+def encode_es(events: EventWords, height: int, registers: Registers, data: Bytes) -> int:
+    """The number of Event Stream bytes that say DVS `events`, written to the front of `data`.
+
+    events : (2 n,) int64, in time order from `registers[0]` on; not changed
+    height : int, rows of the sensor; the format's y grows upwards, an event's downwards
+    registers : (1,) int64, the last time (us), 0 at the start of a file; updated
+    data : (>= encoded_es(...),) uint8, written
+
+    The record of `decode_es`; silence is a byte 0xFF for each 127 us.
+    """
+    at = 0
+    last = registers[0]
+    for index in range(events.shape[0] // 2):
+        time, address = events[2 * index], events[2 * index + 1]
+        for _ in range((time - last) // 127):
+            data[at] = 0xFF
+            at += 1
+        x, y = address & 0xFFFF, height - 1 - ((address >> 16) & 0xFFFF)
+        data[at] = ((time - last) % 127) << 1 | (1 if (address >> 32) & 0xFF else 0)
+        data[at + 1], data[at + 2] = x & 0xFF, x >> 8
+        data[at + 3], data[at + 4] = y & 0xFF, y >> 8
+        at += 5
+        last = time
+    registers[0] = last
+    return at
+
+
+CSV_LINE = 35  # bytes at most: 19 digits of time, 5 of x and y each, polarity, commas, newline
+
+
+@njit(cache=True, nogil=True)
+def _write_number(value: Any, data: Bytes, at: Any) -> Any:
+    """Where the decimal digits of `value` >= 0 end that are written to `data` from `at` on."""
+    end = at + 1
+    rest = value // 10
+    while rest > 0:
+        rest //= 10
+        end += 1
+    for place in range(end - 1, at - 1, -1):
+        data[place] = 48 + value % 10
+        value //= 10
+    return end
+
+
+@njit(cache=True, nogil=True)
+def encode_csv(events: EventWords, data: Bytes) -> int:
+    """The number of bytes of lines `t,x,y,p` that say `events`, written to the front of `data`.
+
+    events : (2 n,) int64, times from 0 on; not changed
+    data : (>= CSV_LINE n,) uint8, written
+    """
+    at = 0
+    for index in range(events.shape[0] // 2):
+        address = events[2 * index + 1]
+        at = _write_number(events[2 * index], data, at)
+        data[at] = 44
+        at = _write_number(address & 0xFFFF, data, at + 1)
+        data[at] = 44
+        at = _write_number((address >> 16) & 0xFFFF, data, at + 1)
+        data[at] = 44
+        data[at + 1] = 49 if (address >> 32) & 0xFF else 48
+        data[at + 2] = 10
+        at += 3
+    return at

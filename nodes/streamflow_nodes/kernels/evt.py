@@ -1,4 +1,4 @@
-"""Prophesee EVT 2.0 and EVT 3.0: raw words to events, and events to EVT 3.0 words.
+"""Prophesee EVT 2.0 and EVT 3.0: raw words to events, and events to words.
 
 Formats: Prophesee, "EVT 2.0 format" and "EVT 3.0 format", Metavision SDK documentation, 2020-2024.
 Events are (2 n,) int64, two words each: time (us), then `x | y << 16 | polarity << 32`, which is
@@ -152,32 +152,23 @@ def decode_evt3(words: Words, registers: Registers, events: EventWords) -> int:
     return count
 
 
-# An encoder's registers, (3,) int64: TIME_HIGH with its wraps, the last time (us), the row; -1 is
-# none yet.
+# The EVT 3.0 encoder's registers, (3,) int64: TIME_HIGH with its wraps, the last time (us), the
+# row; -1 is none yet. The EVT 2.0 encoder has the first of them only.
 NOTHING_WRITTEN = (-1, -1, -1)
 
 
 @njit(cache=True, nogil=True)
-def encoded_evt3(
-    events: EventWords, offset: int, width: int, height: int, registers: Registers
-) -> int:
-    """The most words that `encode_evt3` writes for `events`; -1 - k when event k cannot be written.
-
-    An event can be when its time, less `offset`, is not below 0 nor below the time before it, and
-    it lies inside the sensor. Arguments are those of `encode_evt3`, and none is changed.
-    """
+def encoded_evt3(events: EventWords, offset: int, registers: Registers) -> int:
+    """The most words that `encode_evt3`, whose arguments these are, writes; none is changed."""
     count = 0
-    high, last = max(registers[0], 0), max(registers[1], 0)
+    high = max(registers[0], 0)
     for index in range(events.shape[0] // 2):
-        time, address = events[2 * index] - offset, events[2 * index + 1]
-        if time < last or address & 0xFFFF >= width or (address >> 16) & 0xFFFF >= height:
-            return -1 - index
-        last = time
+        target = (events[2 * index] - offset) >> 12
         # TIME_HIGH steps by at most 1024 and stops twice at each of its wraps
-        count += 4 + ((time >> 12) - high) // 256
-        if time >> 12 > high:
+        count += 4 + (target - high) // 256
+        if target > high:
             count += 3
-            high = time >> 12
+            high = target
     return count
 
 
@@ -185,7 +176,7 @@ def encoded_evt3(
 def encode_evt3(events: EventWords, offset: int, registers: Registers, words: Words) -> int:
     """The number of EVT 3.0 words that say `events`, written to the front of `words`.
 
-    events : (2 n,) int64, as `encoded_evt3` accepts them, x and y below 2048; not changed
+    events : (2 n,) int64, in time order from `offset` on, x and y below 2048; not changed
     offset : int, us taken from every time (what the header's t0 says)
     registers : (3,) int64, encoder state, updated; starts as NOTHING_WRITTEN
     words : (>= encoded_evt3(...),) uint16, written
@@ -237,4 +228,52 @@ def encode_evt3(events: EventWords, offset: int, registers: Registers, words: Wo
             count += 2
         index += length
     registers[0], registers[1], registers[2] = high, time, row
+    return count
+
+
+@njit(cache=True, nogil=True)
+def encoded_evt2(events: EventWords, offset: int, registers: Registers) -> int:
+    """The most words that `encode_evt2`, whose arguments these are, writes; none is changed."""
+    count: int = events.shape[0] // 2
+    high = registers[0]
+    for index in range(events.shape[0] // 2):
+        target = (events[2 * index] - offset) >> 6
+        if target > high:
+            # TIME_HIGH steps by at most 2^26 and stops twice at each of its wraps
+            count += 4 + (0 if high < 0 else (target - high) >> 24)
+            high = target
+    return count
+
+
+@njit(cache=True, nogil=True)
+def encode_evt2(events: EventWords, offset: int, registers: Registers, words: Words) -> int:
+    """The number of EVT 2.0 words that say `events`, written to the front of `words`.
+
+    events : (2 n,) int64, in time order from `offset` on, x and y below 2048; not changed
+    offset : int, us taken from every time (what the header's t0 says)
+    registers : (1,) int64, TIME_HIGH with its wraps or -1, updated
+    words : (>= encoded_evt2(...),) uint32, written
+
+    A silence is written as TIME_HIGH words at most a quarter of their range apart that never jump
+    over a wrap: decoders differ in how large a step back they take for one.
+    """
+    count = 0
+    high = registers[0]
+    for index in range(events.shape[0] // 2):
+        time, address = events[2 * index] - offset, events[2 * index + 1]
+        target = time >> 6
+        if high < 0:  # the first time may be any: nothing says yet that it wrapped
+            high = target
+            words[count] = 0x80000000 | (high & 0xFFFFFFF)
+            count += 1
+        while high < target:
+            wrap = (high | 0xFFFFFFF) if (high & 0xFFFFFFF) != 0xFFFFFFF else high + 1
+            high = min(target, min(high + (1 << 26), wrap))
+            words[count] = 0x80000000 | (high & 0xFFFFFFF)
+            count += 1
+        on = 1 << 28 if (address >> 32) & 0xFF else 0
+        x, y = address & 0xFFFF, (address >> 16) & 0xFFFF
+        words[count] = on | ((time & 63) << 22) | (x << 11) | y
+        count += 1
+    registers[0] = high
     return count

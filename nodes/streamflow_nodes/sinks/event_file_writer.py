@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,40 +12,56 @@ from streamflow.errors import NodeError
 from streamflow.node import In, Node, OutputPath, Settings
 from streamflow.packet import EVENT, Events, Packet
 
-from ..files import RecordFile
-from ..kernels.evt import NOTHING_WRITTEN, encode_evt3, encoded_evt3
+from ..event_builders import hdf5_builder, parquet_builder
+from ..event_formats import AEDAT4, FORMATS
+from ..files import AssembledFile, RecordFile, library
+from ..kernels.event_order import first_disordered
 
-LARGEST = 2048  # pixels each way: EVT3 has 11 bits for a coordinate
-LONGEST = 1 << 40  # us (12.7 days) of silence; EVT3 spells silence out in words
-# Up to here (71 minutes) times are written as they are; beyond, too many words would lead up to it.
-PLAIN = 1 << 32
-WRAP = 1 << 24
+# formats that are built from a journal: library they need, ends of file names, builder
+BUILT = {
+    "hdf5": ("h5py", (".h5", ".hdf5"), hdf5_builder),
+    "parquet": ("pyarrow.parquet", (".parquet",), parquet_builder),
+}
+SUFFIXES = {
+    **{suffix: form.name for form in FORMATS.values() for suffix in form.suffixes},
+    **{suffix: name for name, (_, suffixes, _) in BUILT.items() for suffix in suffixes},
+}
 
 
 class EventFileWriterSettings(Settings, frozen=True, kw_only=True):
     """Where to write, and in which format."""
 
     path: OutputPath
-    format: Literal["evt3"] = "evt3"
+    format: Literal["evt3", "evt2", "aedat4", "es", "csv", "hdf5", "parquet"] | None = None
+    """By default the path's end says it: `.raw` (EVT3), `.aedat4`, `.es`, `.csv`, `.txt` (CSV),
+    `.h5`, `.hdf5`, `.parquet`."""
 
 
 class EventFileWriter(Node[EventFileWriterSettings]):
-    """A Prophesee EVT 3.0 file (`.raw`) of all events, readable by `event_file` and other tools.
+    """A file of all events: EVT3, EVT2, AEDAT4, Event Stream, CSV, HDF5 or Parquet.
 
-    Reading it gives the same events at the same times, in the same order, past the format's wrap at
-    2^24 us too. The header says the sensor's size. Times that begin above 2^32 us (such as those of
-    AEDAT4, which count from 1970) are written from the header's `t0` on, which `event_file` and
-    faery add again and other tools may not. Empty packets leave no trace: silence before the first
-    and after the last event is not in the file.
+    Reading it with `event_file` gives the same events at the same times, in the same order, past
+    the formats' own wraps too; what else reads it is in docs/files.md. The sensor's size is in the
+    file, except in CSV. Empty packets leave no trace: silence before the first and after the last
+    event is not in the file. Times in EVT that begin late (above 2^32 us in EVT3, 2^34 us in EVT2,
+    such as those that count from 1970) are written from the header's `t0` on, which `event_file`
+    and faery add again and other tools may not. AEDAT4 is not compressed. HDF5 has the layout of
+    DSEC (`events/t`, `x`, `y`, `p`, `t_offset`, `ms_to_idx`; the latter not beyond 4.6 hours).
 
-    The file of an earlier run is replaced. Every packet's events are in the file when the packet
-    has been handled; after a crash none is repeated or lost, and on a full disk whole packets
-    remain. Refused: events outside the sensor, a sensor above 2048 pixels or one that changes,
-    times below 0 or out of order, and a silence of more than twelve days.
+    The file of an earlier run is replaced. Every packet's events are on file when the packet has
+    been handled; after a crash none is repeated or lost, and on a full disk whole packets remain.
+    HDF5 and Parquet can only be read once they are closed, so until the run has ended the events
+    are in `<path>.part.aedat4`, an AEDAT4 file; the file itself is there whole or not at all. They
+    need the extra `files`.
 
-    Emits nothing. Keeps the length of the file and the encoder's last time and row. How the stream
-    was cut into packets may change the bytes (a vector word never spans two packets), not the
-    events. Format: Prophesee, "EVT 3.0 format", Metavision SDK documentation, 2020-2024.
+    Refused: events outside the sensor, a sensor that changes or is too large (2048 pixels each way
+    in EVT), times below 0 or out of order, and silence of more than 12 days in EVT3 or 2.4 hours in
+    Event Stream, which counts from 0 and spells silence out.
+
+    Emits nothing. Keeps the length of the file and the encoder's registers. How the stream was cut
+    into packets may change the bytes, not the events. Formats: Prophesee, "EVT 2.0 format" and "EVT
+    3.0 format", 2020-2024; iniVation, "AEDAT 4.0"; Event Stream 2.0.0 (neuromorphic-paris); Gehrig
+    et al. 2021, "DSEC".
 
         keep: {kind: event_file_writer, inputs: {events: quiet.events}, settings: {path: a.raw}}
     """
@@ -52,86 +69,106 @@ class EventFileWriter(Node[EventFileWriterSettings]):
     events = In(Events)
 
     def open(self) -> None:
-        self._file = RecordFile(self.settings.path, self.name)
+        self._format = self._chosen()
+        self._form = FORMATS.get(self._format, AEDAT4)
+        self._file: RecordFile | AssembledFile
+        if self._format in BUILT:
+            module, _, build = BUILT[self._format]
+            library(module, self.settings.path, "files")
+            self._file = AssembledFile(self.settings.path, self.name, ".aedat4", build)
+        else:
+            self._file = RecordFile(self.settings.path, self.name)
+        self._registers = np.array(self._form.registers, np.int64)
         self._size: tuple[int, int] | None = None
-        self._offset: int | None = None
-        self._registers = np.array(NOTHING_WRITTEN, np.int64)
+        self._is_begun = False
+        self._last = max(0, self._form.first)
         self._written = self._packets = 0
-        none = np.empty(0, EVENT)
+        none = np.empty(0, EVENT).view(np.int64)
         none.flags.writeable = False  # as they arrive: a writable array is another Numba type
-        encoded_evt3(none.view(np.int64), 0, 1, 1, self._registers)
-        encode_evt3(none.view(np.int64), 0, self._registers, np.empty(0, np.uint16))
+        first_disordered(none, 0, 1, 1)
+        self._form.encode(none, 1, self._registers)
+
+    def _chosen(self) -> str:
+        """The format by the settings, else by the path's end."""
+        suffix = Path(self.settings.path).suffix.lower()
+        chosen = self.settings.format or SUFFIXES.get(suffix)
+        if chosen is None:
+            raise NodeError(
+                self.name,
+                f"settings: nothing says which format {self.settings.path} is to have; expected "
+                f"a name that ends in {', '.join(SUFFIXES)}, or the setting 'format'",
+                kind="event_file_writer",
+            )
+        return chosen
 
     def on_events(self, packet: Packet[Events]) -> None:
         data = packet.data
-        record = b"" if self._size else self._header(packet)
+        self._check_sensor(packet)
         if len(data):
-            record += self._encoded(packet)
-        if record:
-            self._file.append(record)
-        # only now: if the disk was full, none of the packet counts as written
+            events = self._words_of(packet)
+            self._check_events(packet, events)
+            before, last = self._registers.copy(), int(events[-2])
+            first = None if self._is_begun else int(events[0])
+            size = (data.width, data.height)
+            head = b"" if self._is_begun else self._form.head(size, first, self._registers)
+            record = head + self._form.encode(events, data.height, self._registers)
+            try:
+                self._file.append(record)
+            except BaseException:
+                self._registers[:] = before  # if the disk was full, none of the packet counts
+                raise
+            self._is_begun, self._last = True, last
         self._size = (data.width, data.height)
         self._written += len(data)
         self._packets += 1
 
-    def _header(self, packet: Packet[Events]) -> bytes:
-        width, height = packet.data.width, packet.data.height
-        if max(width, height) > LARGEST:
+    def _check_sensor(self, packet: Packet[Events]) -> None:
+        array, size = packet.data.array, (packet.data.width, packet.data.height)
+        if array.dtype != EVENT or array.ndim != 1:
+            raise self._refused(packet, f"an array of {array.dtype}; expected events (n,) of EVENT")
+        if max(size) > self._form.largest:
             raise self._refused(
-                packet, f"a sensor of {width}x{height} pixels; EVT3 has room for {LARGEST} each way"
+                packet,
+                f"a sensor of {size[0]}x{size[1]} pixels; {self._format.upper()} has room for "
+                f"{self._form.largest} each way: give another format",
             )
-        lines = ("% evt 3.0", f"% format EVT3;height={height};width={width}",
-                 f"% geometry {width}x{height}")  # fmt: skip
-        return "".join(f"{line}\n" for line in lines).encode()
-
-    def _encoded(self, packet: Packet[Events]) -> bytes:
-        """The packet's events as words, after the end of the header where they are the first."""
-        events = self._words_of(packet)
-        head = b""
-        if self._offset is None:
-            first = int(events[0])
-            self._offset = 0 if first < PLAIN else first // WRAP * WRAP
-            head = (f"% t0 {self._offset}\n" if self._offset else "").encode() + b"% end\n"
-        width, height = packet.data.width, packet.data.height
-        room = encoded_evt3(events, self._offset, width, height, self._registers)
-        self._check(packet, events, room)
-        words = np.empty(room, np.uint16)
-        count = encode_evt3(events, self._offset, self._registers, words)
-        return head + words[:count].astype("<u2", copy=False).tobytes()
+        if self._size is not None and self._size != size:
+            raise self._refused(
+                packet,
+                f"a sensor of {size[0]}x{size[1]} pixels after one of {self._size[0]}x"
+                f"{self._size[1]}; a file holds one sensor: write a file for each",
+            )
 
     def _words_of(self, packet: Packet[Events]) -> NDArray[np.int64]:
         """The packet's events as (2 n,) int64, read-only: time, then the other fields' bytes."""
-        array = packet.data.array
-        if array.dtype != EVENT or array.ndim != 1:
-            raise self._refused(packet, f"an array of {array.dtype}; expected events (n,) of EVENT")
-        if self._size is not None and self._size != (packet.data.width, packet.data.height):
-            raise self._refused(
-                packet,
-                f"a sensor of {packet.data.width}x{packet.data.height} pixels after one of "
-                f"{self._size[0]}x{self._size[1]}; a file holds one sensor: write a file for each",
-            )
-        words: NDArray[np.int64] = np.ascontiguousarray(array).view(np.int64)
+        words: NDArray[np.int64] = np.ascontiguousarray(packet.data.array).view(np.int64)
         if not words.flags.aligned:
             words = words.copy()
         words.flags.writeable = False
         return words
 
-    def _check(self, packet: Packet[Events], events: NDArray[np.int64], room: int) -> None:
+    def _check_events(self, packet: Packet[Events], events: NDArray[np.int64]) -> None:
         """NodeError when an event cannot be written, or only after a silence that is too long."""
-        if room < 0:
-            time, x, y, _ = packet.data.array[-1 - room].tolist()
+        width, height = packet.data.width, packet.data.height
+        wrong = first_disordered(events, self._last if self._is_begun else 0, width, height)
+        if wrong >= 0:
+            time, x, y, _ = packet.data.array[wrong].tolist()
             raise self._refused(
                 packet,
-                f"event {-1 - room} at {time} us, x {x}, y {y}, which is outside the sensor of "
-                f"{packet.data.width}x{packet.data.height} pixels, before time 0 or older than the "
-                "event before it; an EVT3 file holds events in order: correct the node before",
+                f"event {wrong} at {time} us, x {x}, y {y}, which is outside the sensor of "
+                f"{width}x{height} pixels, before time 0 or older than the event before it; "
+                "a recording holds events in order: correct the node before",
             )
-        before = max(int(self._registers[1]), 0) + (self._offset or 0)
-        if int(events[-2]) - before > LONGEST:
+        begin = self._last
+        if not self._is_begun and self._form.first < 0:
+            begin = int(events[0])  # the head says where the file begins
+        longest = self._form.longest
+        if longest is not None and int(events[-2]) - begin > longest:
             raise self._refused(
                 packet,
-                f"events up to {int(events[-2])} us after {before} us; EVT3 spells out silence, "
-                "at most twelve days of it: a time is wrong, or start another file",
+                f"events up to {int(events[-2])} us after {begin} us; {self._format.upper()} "
+                f"spells out silence, at most {longest / 3.6e9:.1f} hours of it: a time is wrong, "
+                "or give another format",
             )
 
     def _refused(self, packet: Packet[Events], what: str) -> NodeError:
@@ -143,38 +180,54 @@ class EventFileWriter(Node[EventFileWriterSettings]):
         )
 
     def finish(self) -> None:
-        if self._offset is None:
-            # without an event the header is still open, or not there at all
-            self._file.append(b"% end\n" if self._size else b"% evt 3.0\n% end\n")
+        if not self._is_begun:
+            self._file.append(self._form.head(self._size, None, self._registers))
+            self._is_begun = True
+        if isinstance(self._file, AssembledFile):
+            self._file.complete()
 
     def close(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
+        if not hasattr(self, "_file"):
+            return
+        if isinstance(self._file, AssembledFile) and self._written and not self._file.is_complete:
+            self.log.warning(
+                "node %r: the run ended before %s was whole; its events are in %s, which "
+                "event_file reads",
+                self.name, self.settings.path, self._file.journal.path,
+            )  # fmt: skip
+        self._file.close()
 
     def snapshot(self) -> dict[str, Any]:
         return {
             "length": self._file.length,
+            "is_complete": isinstance(self._file, AssembledFile) and self._file.is_complete,
+            "is_begun": self._is_begun,
             "events": self._written,
             "packets": self._packets,
             "width": self._size[0] if self._size else 0,
             "height": self._size[1] if self._size else 0,
-            "offset": -1 if self._offset is None else self._offset,
+            "last": self._last,
             "registers": self._registers.copy(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._file.restore(int(state["length"]))
+        if isinstance(self._file, AssembledFile):
+            self._file.restore(int(state["length"]), bool(state["is_complete"]))
+        else:
+            self._file.restore(int(state["length"]))
+        self._is_begun, self._last = bool(state["is_begun"]), int(state["last"])
         self._written, self._packets = int(state["events"]), int(state["packets"])
-        width, height, offset = int(state["width"]), int(state["height"]), int(state["offset"])
+        width, height = int(state["width"]), int(state["height"])
         self._size = (width, height) if width else None
-        self._offset = offset if offset >= 0 else None
         self._registers[:] = state["registers"]
 
     def results(self) -> dict[str, Any]:
-        """Path, and the events, packets and bytes written."""
+        """Path, format, and what was written: events, packets and bytes (of the finished file)."""
+        is_built = isinstance(self._file, AssembledFile) and self._file.is_complete
         return {
             "path": self.settings.path,
+            "format": self._format,
             "events": self._written,
             "packets": self._packets,
-            "bytes": self._file.length,
+            "bytes": Path(self.settings.path).stat().st_size if is_built else self._file.length,
         }

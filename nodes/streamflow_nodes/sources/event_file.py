@@ -13,8 +13,9 @@ from streamflow import DeviceError, Events, Node, Out, Settings
 from streamflow.node import Emission, FilePath, Positive, Seconds
 from streamflow.packet import EVENT
 
+from ..event_recording import SKIPPED, Layout, Recording
 from ..kernels.event_order import keep_ordered, slice_starts
-from ..recordings import Recording, TextLayout, open_recording, warm_up
+from ..recordings import open_recording, warm_up
 
 EventArray = NDArray[Any]  # (n,) of EVENT
 EventWords = NDArray[np.int64]  # the same memory, two words an event
@@ -44,24 +45,30 @@ class EventFileSettings(Settings, frozen=True, kw_only=True):
     delimiter: Literal[",", ";", " ", "\t"] = ","
     time_unit: Literal["us", "s"] = "us"
     """CSV: microseconds, or seconds with decimals."""
+    dataset: str = ""
+    """HDF5 with several: the group that holds t, x, y and p, or the dataset of such records."""
+    topic: str = ""
+    """ROS bag with several: the topic of the events."""
 
 
 class EventFile(Node[EventFileSettings]):
     """Events of a recording, in packets that each cover `[k d, (k + 1) d)` of the sensor's time.
 
     Reads EVT2 and EVT3 `.raw`, DAT, AEDAT4 (needs the extra `events`), AEDAT2 of a DVS128, Event
-    Stream `.es`, N-MNIST `.bin`, CSV and NPZ, recognised by content. `y` grows downwards. Times are
-    the sensor's, in 64 bits, past the formats' own wraps (2^24 us in EVT3); nothing is shifted to
-    zero. In silence packets are empty: one for a whole run of empty slices when replayed as fast
-    as possible, one per slice when paced (ten a second after one second of silence). A recording
-    without events ends the stream at once.
+    Stream `.es`, N-MNIST `.bin`, CSV and NPZ, and with the extra `files` HDF5 (DSEC's columns and
+    Prophesee's records), Parquet and ROS bags (EVT3 in `event_camera_msgs`; ROS 1, and ROS 2 as a
+    folder, `.db3` or `.mcap`), recognised by content. docs/files.md says what each is tested
+    against. `y` grows downwards. Times are the sensor's, in 64 bits, past the formats' own wraps
+    (2^24 us in EVT3); nothing is shifted to zero. In silence packets are empty: one for a whole run
+    of empty slices when replayed as fast as possible, one per slice when paced (ten a second after
+    one second of silence). A recording without events ends the stream at once.
 
     Faults: `time_backward` (raised to the newest time, or dropped), `outside_sensor` (dropped),
     `untimed` (EVT events before the first time word, dropped), `unknown_word` (EVT words of types
     that the format does not define, skipped), `truncated` (the file ends inside a record; all
-    before it is delivered). External triggers are skipped and counted in the results. The decoder
-    of AEDAT4 (faery) raises backward times itself, uncounted, and ends at an event outside the
-    sensor.
+    before it is delivered), `lost_message` (numbers missing in the sequence of a ROS bag). External
+    triggers are skipped and counted in the results. The decoder of AEDAT4 (faery) raises backward
+    times itself, uncounted, and ends at an event outside the sensor.
 
     State: how far the recording has been read. A restarted node decodes from the beginning and goes
     on with exactly the next packet; its faults are those of the whole recording again.
@@ -70,13 +77,14 @@ class EventFile(Node[EventFileSettings]):
     """
 
     events = Out(Events)
-    faults = ("time_backward", "outside_sensor", "untimed", "unknown_word", "truncated")
+    faults = ("time_backward", "outside_sensor", *SKIPPED)
 
     def open(self) -> None:
         s = self.settings
         self._duration = max(1, round(s.packet_duration * 1_000_000))
-        layout = TextLayout(s.columns, s.delimiter, 1 if s.time_unit == "us" else 1_000_000)
-        self._recording: Recording = open_recording(s.path, layout, s.width, s.height)
+        scale = 1 if s.time_unit == "us" else 1_000_000
+        layout = Layout(s.columns, s.delimiter, scale, s.dataset, s.topic, s.width, s.height)
+        self._recording: Recording = open_recording(s.path, layout)
         width, height = self._recording.width, self._recording.height
         assert width is not None
         assert height is not None  # open_recording has refused a file without
@@ -180,7 +188,7 @@ class EventFile(Node[EventFileSettings]):
         self.count_fault("time_backward", backward)
 
     def _count_skipped(self) -> None:
-        for fault in ("untimed", "unknown_word", "truncated"):
+        for fault in SKIPPED:
             self.fault_counts[fault] = self._recording.counts[fault]
 
     def _check_times(self, first: int, last: int) -> None:
