@@ -1,0 +1,68 @@
+"""Events as the binary input of a network that runs in time steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from streamflow.node import Emission, In, Microseconds, Node, Out, Settings
+from streamflow.packet import Events, Packet
+
+from ..event_packets import Sensor, check_sensor, events_of, no_words, words_for, words_of
+from ..kernels.once_per_step import keep_first
+from ..kernels.pixel_times import NEVER
+
+
+class OncePerStepSettings(Settings, frozen=True, kw_only=True):
+    """How long a step is (us)."""
+
+    step: Microseconds
+
+
+class OncePerStep(Node[OncePerStepSettings]):
+    """The first event of each pixel and polarity in every step [k step, (k + 1) step).
+
+    What is left is a binary image a step: the input of networks that a pixel can either excite or
+    not, as in Abreu, Gouda, Lugnan and Bienstman (2023), "Flow cytometry with event-based vision
+    and spiking neuromorphic hardware" (steps of 1, 10 and 100 us). Where time steps back behind the
+    step of a pixel's last event, an event is left out.
+
+    Nothing is emitted for a packet of which nothing is kept. State: the step of each pixel's last
+    event. Events outside the sensor are dropped and counted as `outside_sensor`.
+
+        binary: {kind: once_per_step, inputs: {events: bins.kept}, settings: {step: 10}}
+    """
+
+    events = In(Events)
+    kept = Out(Events)
+    faults = ("outside_sensor",)
+
+    def open(self) -> None:
+        self._sensor: Sensor | None = None
+        self._last = np.full(2, NEVER, np.int64)
+        keep_first(no_words(), 1, 1, self.settings.step, self._last, words_for(0))
+
+    def on_events(self, packet: Packet[Events]) -> Iterator[Emission]:
+        words = words_of(self, packet)
+        sensor = check_sensor(self, self._sensor, packet)
+        if self._sensor is None:
+            self._sensor = sensor
+            self._last = np.full(2 * sensor[0] * sensor[1], NEVER, np.int64)
+        kept = words_for(words.size // 2)
+        count, outside = keep_first(words, *sensor, self.settings.step, self._last, kept)
+        if outside:
+            self.count_fault("outside_sensor", outside)
+        if count:
+            yield self.kept(events_of(kept, count, sensor), packet.start, packet.stop)
+
+    def snapshot(self) -> dict[str, Any]:
+        if self._sensor is None:
+            return {}
+        return {"width": self._sensor[0], "height": self._sensor[1], "last": self._last}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        if state:
+            self._sensor = (state["width"], state["height"])
+            self._last = state["last"]
