@@ -56,7 +56,8 @@ def expected_probabilities(fields, packet, factor):
     for time, x, y, polarity in packet.data.array.tolist():
         if middle - WINDOW // 2 <= time < middle + WINDOW // 2:
             image[polarity, y // factor, x // factor] += 1
-    standard = (np.sqrt(image).reshape(-1) - fields["mean"]) / fields["scale"]
+    power = fields.get("power", 0.5)
+    standard = (image.reshape(-1) ** power - fields["mean"]) / fields["scale"]
     scores = fields["weights"] @ standard + fields["bias"]
     return np.exp(scores) / np.exp(scores).sum()
 
@@ -74,6 +75,19 @@ def test_a_burst_gets_the_class_and_probability_of_the_equation(tmp_path, seed):
     assert rows.dtype == PARTICLE
     assert rows["class"][0].decode() == fields["classes"][expected.argmax()]
     assert rows["probability"][0] == pytest.approx(expected.max(), rel=1e-9)
+
+
+def test_a_model_may_ask_for_the_counts_themselves(tmp_path):
+    fields = model(tmp_path / "m.npz", power=np.float64(1))
+    packet = burst()
+
+    rows = drive(CountClassifier({"model": str(tmp_path / "m.npz")}), bursts=[packet]).items(
+        "particles"
+    )
+
+    expected = expected_probabilities(fields, packet, 2)
+    assert rows["probability"][0] == pytest.approx(expected.max(), rel=1e-9)
+    assert rows["class"][0].decode() == fields["classes"][expected.argmax()]
 
 
 def test_a_row_says_when_and_from_what_it_was_decided(model_file):

@@ -24,7 +24,8 @@ class CountClassifierSettings(Settings, frozen=True, kw_only=True):
 
     model: FilePath
     """An .npz: weights (classes, 2 rows columns), bias (classes,), mean and scale (2 rows columns,)
-    float64; grid (rows, columns), window_us int64; classes, text."""
+    float64; grid (rows, columns), window_us int64; classes, text; and, if it is not 0.5, the power
+    float64 that counts are raised to."""
 
 
 class CountClassifier(Node[CountClassifierSettings], stateless=True):
@@ -33,11 +34,11 @@ class CountClassifier(Node[CountClassifierSettings], stateless=True):
     The events in the middle `window_us` of the burst are counted by polarity and cell of a grid.
     With n the counts (2 rows columns, OFF first):
 
-        s = weights . (sqrt(n) - mean) / scale + bias,   probability = softmax(s)
+        s = weights . (n^power - mean) / scale + bias,   probability = softmax(s)
 
     Logistic regression on count images of triggered bursts follows Abreu, Gouda, Lugnan and
     Bienstman (2023), "Flow cytometry with event-based vision and spiking neuromorphic hardware";
-    the square root, which evens out counting noise, is our deviation.
+    a power of 0.5, which evens out counting noise, is our deviation; theirs is 1.
 
     Every burst gives one row; `decided_us` is the burst's stop. State: none. Events outside the
     sensor are left out and counted as `outside_sensor`.
@@ -57,6 +58,7 @@ class CountClassifier(Node[CountClassifierSettings], stateless=True):
         rows, columns = (int(n) for n in model["grid"])
         self._rows, self._columns = rows, columns
         self._window = int(model["window_us"])
+        self._power = float(model.get("power", 0.5))
         self._names = class_names(self, [str(name) for name in model["classes"]])
         self._weights = np.asarray(model["weights"] / model["scale"], np.float64)
         self._bias = np.asarray(model["bias"] - self._weights @ model["mean"], np.float64)
@@ -95,6 +97,9 @@ class CountClassifier(Node[CountClassifierSettings], stateless=True):
                     f"{path}: {field} has shape {model[field].shape}; expected {shape}, finite, "
                     f"for {classes} classes on a grid of {model['grid'].tolist()}",
                 )
+        power = model.get("power", np.array(0.5))
+        if power.shape != () or not 0 < power < np.inf:
+            raise NodeError(self.name, f"{path}: power is {power}; expected one number above 0")
         if not (model["scale"] > 0).all():
             raise NodeError(self.name, f"{path}: scale must be above 0")
         return model
@@ -107,7 +112,7 @@ class CountClassifier(Node[CountClassifierSettings], stateless=True):
         outside = count_image(words, start, stop, factor, self._image)
         if outside:
             self.count_fault("outside_sensor", outside)
-        probability = softmax(self._weights @ np.sqrt(self._image).reshape(-1) + self._bias)
+        probability = softmax(self._weights @ (self._image**self._power).reshape(-1) + self._bias)
         best = int(probability.argmax())
         row = particle(packet, words, self._names[best], float(probability[best]))
         yield self.particles(Table(row), packet.start, packet.stop)
