@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from streamflow.errors import NodeError
 from streamflow.node import In, Node, OutputPath, Settings
 from streamflow.packet import Packet, Table
 
 from ..files import RecordFile
-
-Rows = NDArray[Any]
+from ..table_columns import Path, Rows, column, distinct, file_columns, text_of
 
 
 class CsvFileSettings(Settings, frozen=True, kw_only=True):
@@ -47,11 +43,8 @@ class CsvFile(Node[CsvFileSettings]):
     faults = ("text_not_utf8",)
 
     def open(self) -> None:
-        columns = self.settings.columns
-        if repeated := sorted({name for name in columns if columns.count(name) > 1}):
-            raise NodeError(self.name, f"settings: columns names {repeated} twice; once is enough")
+        self._header = distinct(self.settings.columns, self.name)
         self._file = RecordFile(self.settings.path, self.name)
-        self._header = list(columns)
         self._is_headed = False
         self._dtype: np.dtype[Any] | None = None
         self._paths: list[Path] = []
@@ -61,12 +54,15 @@ class CsvFile(Node[CsvFileSettings]):
         rows = packet.data.array
         # numpy takes None for float64 in a comparison of dtypes
         if self._dtype is None or rows.dtype != self._dtype:
-            self._take_columns(rows.dtype)
+            paths = file_columns(
+                rows.dtype, self._header, bool(self.settings.columns), self.name, "csv_file"
+            )
+            self._dtype, self._header, self._paths = rows.dtype, list(paths), list(paths.values())
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         if not self._is_headed:
             writer.writerow(self._header)
-        columns = [self._cells(_column(rows, path)) for path in self._paths]
+        columns = [self._cells(column(rows, path)) for path in self._paths]
         writer.writerows(zip(*columns, strict=True))
         self._file.append(text.getvalue().encode())
         self._is_headed = True
@@ -103,38 +99,13 @@ class CsvFile(Node[CsvFileSettings]):
     def results(self) -> dict[str, Any]:
         return {"path": self.settings.path, "rows": self._written, "bytes": self._file.length}
 
-    def _take_columns(self, dtype: np.dtype[Any]) -> None:
-        """Prepare to write rows of `dtype`; they must have the columns of the file."""
-        if dtype.names is None:
-            raise NodeError(
-                self.name,
-                f"rows without named fields ({dtype}); expected a structured table",
-                kind="csv_file",
-            )
-        leaves = dict(_leaves(dtype))
-        wanted = self._header or list(leaves)
-        if missing := [name for name in wanted if name not in leaves]:
-            raise NodeError(
-                self.name,
-                f"rows without the columns {missing} that the file has; they have {list(leaves)}; "
-                "correct the setting 'columns' or connect a table that has them",
-                kind="csv_file",
-            )
-        if not self.settings.columns and (new := [name for name in leaves if name not in wanted]):
-            raise NodeError(
-                self.name,
-                f"the columns {new} appeared after the file was begun with {wanted}; a file has "
-                "one set of columns: name those you want in the setting 'columns'",
-                kind="csv_file",
-            )
-        self._dtype, self._header = dtype, wanted
-        self._paths = [leaves[name] for name in wanted]
-
     def _cells(self, values: Rows) -> list[Any]:
         """One column as what `csv` writes with nothing lost."""
         match values.dtype.kind:
             case "S":
-                return [self._text(cell) for cell in values.tolist()]
+                text, wrong = text_of(values)
+                self.count_fault("text_not_utf8", wrong)
+                return text
             case "b":
                 return [int(cell) for cell in values.tolist()]
             case "V":
@@ -146,33 +117,3 @@ class CsvFile(Node[CsvFileSettings]):
                 return list(values.tolist())
             case _:
                 return [str(cell) for cell in values]
-
-    def _text(self, cell: bytes) -> str:
-        try:
-            return cell.decode()
-        except UnicodeDecodeError:
-            self.count_fault("text_not_utf8")
-            return cell.decode(errors="backslashreplace")
-
-
-Path = tuple[Any, ...]
-
-
-def _leaves(dtype: np.dtype[Any], name: str = "", path: Path = ()) -> Iterator[tuple[str, Path]]:
-    """Every plain column in `dtype`: its name, and the indices that take it out of the rows."""
-    if dtype.names is not None:
-        for field in dtype.names:
-            yield from _leaves(dtype[field], f"{name}.{field}" if name else field, (*path, field))
-    elif dtype.subdtype is not None:
-        for at in np.ndindex(dtype.shape):
-            label = "_".join(map(str, (name, *at)))
-            yield from _leaves(dtype.base, label, (*path, (slice(None), *at)))
-    else:
-        yield name, path
-
-
-def _column(rows: Rows, path: Path) -> Rows:
-    """The plain column of `rows` that `_leaves` named."""
-    for step in path:
-        rows = rows[step]
-    return rows
