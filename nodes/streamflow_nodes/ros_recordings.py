@@ -115,10 +115,11 @@ def _bag_errors(path: str, ros: Any) -> Iterator[None]:
         library("rosbags.typesys", path, "files"),
     )
     apsw = library("apsw", path, "files")  # rosbags's SQLite
+    zstd = library("rosbags.rosbag2.reader", path, "files").zstd
     faults = (
-        ros.ReaderError, serde.SerdeError, types.TypesysError, apsw.Error, OSError, ValueError,
-        KeyError, IndexError, TypeError, AssertionError, EOFError, RuntimeError, struct.error,
-        MemoryError, StopIteration,
+        ros.ReaderError, serde.SerdeError, types.TypesysError, apsw.Error, zstd.ZstdError, OSError,
+        ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError,
+        EOFError, RuntimeError, struct.error, MemoryError,
     )  # fmt: skip
     try:
         yield

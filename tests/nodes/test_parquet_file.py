@@ -189,7 +189,7 @@ def test_until_the_end_whole_packets_are_in_an_arrow_stream(tmp_path: Path) -> N
 
 NUMBERS = """
 nodes:
-  numbers: {kind: number_source, settings: {count: 2000, rows: 3, filler: 0, delay: 0.001}}
+  numbers: {kind: number_source, settings: {count: 1500, rows: 3, filler: 0, delay: 0.001}}
   keep: {kind: parquet_file, inputs: {rows: numbers.rows}, settings: {path: a.parquet}}
 processes:
   sink: {nodes: [keep], restart: {when: on_failure, maximum: 9, backoff: 0.01}}
@@ -199,14 +199,14 @@ processes:
 def test_kill_9_repeats_and_loses_no_row(tmp_path: Path) -> None:
     run = Run(tmp_path, NUMBERS)
     journal = tmp_path / "a.parquet.part.arrows"
-    for size in (50_000, 200_000):
+    for size in (50_000, 150_000):
         run.wait_for(lambda least=size: journal.exists() and journal.stat().st_size > least)
         run.kill("sink")
 
     assert run.end() == 0, run.err
     assert run.report["processes"]["sink"]["restarts"] == 2
     found = parquet.read_table(tmp_path / "a.parquet")["n"].to_pylist()
-    assert [n for n in found if n >= 0] == list(range(6000))
+    assert [n for n in found if n >= 0] == list(range(4500))
 
 
 @pytest.mark.parametrize(
