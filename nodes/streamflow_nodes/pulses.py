@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -60,7 +59,6 @@ class PulseThread:
         actuator: Callable[[], Actuator],
         *,
         spin: int,
-        priority: int,
         retry: float | None,
     ) -> None:
         self.sorter, self.condition = sorter, threading.Condition()
@@ -68,21 +66,16 @@ class PulseThread:
         self.offs: list[int] = []  # how late (ns) each pulse ended, for the owner to empty
         self.pulses = self.reopened = 0
         self.error: Exception | None = None
-        self._open, self._spin, self._priority, self._retry = actuator, spin, priority, retry
+        self._open, self._spin, self._retry = actuator, spin, retry
         self._actuator: Actuator | None = actuator()
         self._retry_at = 0.0
         self._on: dict[str, Any] | None = None  # what was said of the pulse that is on
         self._is_over = False
         self._thread = threading.Thread(target=self._run, name="pulses", daemon=True)
-        self._prepared = threading.Event()
-        self._refused: OSError | None = None
 
     def start(self) -> None:
-        """Begin; PermissionError when the thread may not have its priority."""
+        """Begin. The thread has the priority of the one that calls."""
         self._thread.start()
-        self._prepared.wait()
-        if self._refused is not None:
-            raise self._refused
 
     def wait_until_idle(self) -> None:
         """Return when nothing is planned and the actuator is off, or has failed for good."""
@@ -105,15 +98,9 @@ class PulseThread:
 
     def _run(self) -> None:
         ctypes.CDLL(None).prctl(_SET_TIMER_SLACK, 1)
-        try:
-            if self._priority:
-                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(self._priority))
-        except OSError as error:
-            self._refused = error
-        self._prepared.set()
         with self.condition:
             try:
-                while not self._is_over and self._refused is None:
+                while not self._is_over:
                     self._step()
             except Exception as error:  # the owner raises it; without it, it would wait for ever
                 self.error = error

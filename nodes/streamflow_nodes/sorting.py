@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections import deque
 from typing import Any, Literal, NamedTuple
 
 Mode = Literal["purity", "yield", "single"]
@@ -63,8 +62,9 @@ class Sorter:
         """When the last pulse is to end; None before the first."""
         self._off_at = 0  # when it did
 
-    def see(self, arrival: int, *, is_wanted: bool) -> None:
+    def see(self, arrival: int, now: int, *, is_wanted: bool) -> None:
         """Take note of a particle: others may be too near to it."""
+        self._forget(now)
         insort(self._everyone, arrival)
         if not is_wanted:
             insort(self._unwanted, arrival)
@@ -95,12 +95,13 @@ class Sorter:
     def judge(self, candidate: Candidate, now: int) -> str:
         """`PULSED`, `MERGED` (a pulse that is on goes on for it), or why there is none.
 
-        Changes nothing; `fire` says that the pulse was made. Times of calls never decrease.
+        Decides nothing for others; `fire` says that the pulse was made. `now` never decreases, here
+        and in `see`.
         """
         rules, start = self.rules, candidate.start
         if now > start + rules.tolerance:
             return LATE
-        self._forget(now - rules.tolerance - rules.guard)
+        self._forget(now)
         first, last = start - rules.guard, start + rules.width + rules.guard
         if rules.mode == "purity" and _count(self._unwanted, first, last):
             return COINCIDENCE
@@ -132,8 +133,9 @@ class Sorter:
         pending, self._everyone, self._unwanted, self.on_until, self._off_at = state
         self._pending = [Candidate(*fields) for fields in pending]
 
-    def _forget(self, time: int) -> None:
-        """Drop neighbours before `time`: whoever they could be too near to would be late."""
+    def _forget(self, now: int) -> None:
+        """Drop the arrivals that only a candidate which is late by now could be too near to."""
+        time = now - self.rules.tolerance - self.rules.guard
         for arrivals in (self._everyone, self._unwanted):
             del arrivals[: bisect_left(arrivals, time)]
 
@@ -147,49 +149,53 @@ class StreamClock:
     """Stream time as the machine's monotonic clock shows it, from packets of a source.
 
     A packet that ends at stream time s and was captured at c says that the machine's clock was at
-    most c at s: the way to us only ever adds. So
+    most c at s: the way to us only ever adds. So the offset between the clocks is the least of what
+    the packets say, but for how far the clocks can have drifted apart since:
 
-        monotonic(t) = t / speed + min over the packets of the last `window` of (c - s / speed)
+        offset = min(c - s / speed, offset + `DRIFT` * (c - c of the packet before))
+        monotonic(t) = t / speed + offset
 
-    The minimum filter of Moon, Skelly and Towsley (1999), "Estimation and removal of clock skew
-    from network delay measurements", over a sliding window because the two clocks drift apart. What
+    The idea of the least delay is that of Moon, Skelly and Towsley (1999), "Estimation and removal
+    of clock skew from network delay measurements". The bound on drift keeps a source that falls
+    behind for a while, so that all its packets are late, from moving the clock with it. What
     remains is the shortest delay of the source, which the drop delay is calibrated with.
     """
 
-    def __init__(self, window: int, speed: float = 1.0) -> None:
-        self.window, self.speed = window, speed
+    DRIFT = 200e-6
+    """Twice what two crystal oscillators usually differ by."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self.speed = speed
         self.seen = 0
-        self._offsets: deque[tuple[int, int]] = deque()  # captured, offset; both ascending
-        self._first: int | None = None
+        self._first = self._offset = self._captured = 0
 
     def see(self, stream_us: int, captured: int) -> None:
         """Learn from a packet that ends at `stream_us` and was captured at `captured` (ns)."""
-        offset = captured - self._scaled(stream_us)
-        while self._offsets and self._offsets[-1][1] >= offset:
-            self._offsets.pop()
-        self._offsets.append((captured, offset))
-        while self._offsets[0][0] < captured - self.window:
-            self._offsets.popleft()
-        self._first = offset if self._first is None else self._first
+        said = captured - self._scaled(stream_us)
+        if self.seen:
+            allowed = self._offset + math.ceil(self.DRIFT * max(0, captured - self._captured))
+            self._offset = min(said, allowed)
+        else:
+            self._first = self._offset = said
+        self._captured = captured
         self.seen += 1
 
     def at(self, stream_us: float) -> int:
         """When the machine's clock shows (ns) what is `stream_us` for the sensor."""
-        return self._offsets[0][1] + self._scaled(stream_us)
+        return self._offset + self._scaled(stream_us)
 
     @property
     def drift(self) -> int:
         """How far (ns) the machine's clock has gained on the sensor's since the first packet."""
-        return self._offsets[0][1] - self._first if self._first is not None else 0
+        return self._offset - self._first
 
-    def snapshot(self) -> list[Any]:
-        """The whole state, as plain values."""
-        return [self.seen, self._first, [list(pair) for pair in self._offsets]]
+    def snapshot(self) -> list[int]:
+        """The whole state."""
+        return [self.seen, self._first, self._offset, self._captured]
 
-    def restore(self, state: list[Any]) -> None:
+    def restore(self, state: list[int]) -> None:
         """Take back what `snapshot` gave."""
-        self.seen, self._first, offsets = state
-        self._offsets = deque((captured, offset) for captured, offset in offsets)
+        self.seen, self._first, self._offset, self._captured = state
 
     def _scaled(self, stream_us: float) -> int:
         return round(stream_us * 1000 / self.speed)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import math
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -44,7 +45,7 @@ FORBIDDEN: dict[Mode, list[str]] = {
     "single": ["merged", "aborted", "overlap", "doublet"],
 }
 NO_COUNTS = bytes(8 * Histogram.BUCKETS)
-CLOCK_WINDOW = 2_000_000_000  # ns: clocks that drift by 50 ppm part by 0.1 ms in it
+FAR = 1e15  # us: 31 years, beyond any sensor's time and near where nanoseconds fill 64 bits
 SWITCH_SECONDS = 0.00001  # how long a thread that computes may keep the one that fires waiting
 LOG = ("row", "time_us", "class", "action", "due_ns", "deadline_ns", "fired_ns", "written_ns")
 
@@ -67,7 +68,7 @@ class SortTriggerSettings(Settings, frozen=True, kw_only=True):
     velocity: str = "velocity_m_s"
     """The column that says the velocity (m/s), where `distance` is given."""
     longest_delay: Seconds = 5.0
-    """A particle that takes longer is not waited for."""
+    """A particle that takes longer, or arrives later than this after its row, is not waited for."""
     width: Seconds = 0.001
     """How long the pulse is on; the particle arrives in its middle."""
     tolerance: Seconds = 0.0005
@@ -103,7 +104,7 @@ class SortTriggerSettings(Settings, frozen=True, kw_only=True):
     spin: NotNegative = 0.0002
     """How long (s, of the machine) before a pulse the thread looks at the clock without a pause."""
     priority: Annotated[int, msgspec.Meta(ge=0, le=99)] = 0
-    """Real-time priority (SCHED_FIFO) of the thread that pulses; 0: none. Needs CAP_SYS_NICE."""
+    """Real-time priority (SCHED_FIFO) of the node's process; 0: none. Needs CAP_SYS_NICE."""
     log: OutputPath | None = None
     """A CSV file with a line for each row: what was done, and when."""
 
@@ -138,7 +139,7 @@ class SortTrigger(Node[SortTriggerSettings]):
 
     events = In(Events)
     rows = In(Table)
-    faults = ("written_late", "time_not_finite")
+    faults = ("written_late", "time_unusable")
 
     # --- opening ----------------------------------------------------------------------------------
 
@@ -155,7 +156,7 @@ class SortTrigger(Node[SortTriggerSettings]):
         )  # fmt: skip
         flags = FORBIDDEN[s.mode] if s.forbid is None else s.forbid
         self._forbidden = sum(FLAGS[flag] for flag in set(flags))
-        self._clock = StreamClock(CLOCK_WINDOW, self._speed)
+        self._clock = StreamClock(self._speed)
         self._known = -(1 << 62)  # timing `stream`: when the newest row was decided, ns
         self._number = 0
         self._actions: Counter[str] = Counter()
@@ -165,6 +166,7 @@ class SortTrigger(Node[SortTriggerSettings]):
         self._done: list[Done] = []
         self._log = RecordFile(s.log, self.name) if s.log is not None else None
         self._thread: PulseThread | None = None
+        self._lock: AbstractContextManager[Any] = nullcontext()  # the thread's, where there is one
         if self._is_live:
             self._start_thread()
 
@@ -192,20 +194,28 @@ class SortTrigger(Node[SortTriggerSettings]):
     def _start_thread(self) -> None:
         s = self.settings
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
-        thread = PulseThread(
-            self._sorter, self._opener(), spin=round(s.spin * 1e9), priority=s.priority,
-            retry=s.reopen,
-        )  # fmt: skip
-        self._thread = thread  # from now on `close` releases the device
+        if s.priority:
+            self._take_priority()
+        # kept before it starts: from now on `close` releases the device
+        self._thread = PulseThread(
+            self._sorter, self._opener(), spin=round(s.spin * 1e9), retry=s.reopen
+        )
+        self._lock = self._thread.condition
+        self._thread.start()
+        self._birth = time.monotonic_ns()
+
+    def _take_priority(self) -> None:
+        """Let this process go before others: all of it, because its threads wait for each other."""
+        before = os.sched_getscheduler(0), os.sched_getparam(0)
         try:
-            thread.start()
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(self.settings.priority))
         except PermissionError as error:
             raise NodeError(
                 self.name,
-                f"settings: priority {s.priority} is not permitted; expected CAP_SYS_NICE or an "
-                "rtprio limit (ulimit -r): grant one, or set priority to 0",
+                f"settings: priority {self.settings.priority} is not permitted; expected "
+                "CAP_SYS_NICE or an rtprio limit (ulimit -r): grant one, or set priority to 0",
             ) from error
-        self._birth = time.monotonic_ns()
+        self._scheduled = before
 
     def _opener(self) -> Callable[[], Actuator]:
         s = self.settings
@@ -247,6 +257,8 @@ class SortTrigger(Node[SortTriggerSettings]):
             if thread is not None:
                 thread.close()
         finally:
+            if getattr(self, "_scheduled", None) is not None:
+                os.sched_setscheduler(0, *self._scheduled)
             if getattr(self, "_log", None) is not None:
                 self._log.close()  # type: ignore[union-attr]  # the line above has asked
 
@@ -283,8 +295,10 @@ class SortTrigger(Node[SortTriggerSettings]):
     def _plan(
         self, number: int, time_us: float, name: str, unfit: str, arrival: int | str, now: int
     ) -> None:
+        if isinstance(arrival, int) and arrival > now + self._ns(self.settings.longest_delay):
+            arrival = TOO_SLOW
         if isinstance(arrival, int):
-            self._sorter.see(arrival, is_wanted=not unfit)
+            self._sorter.see(arrival, now, is_wanted=not unfit)
             start = arrival - self._sorter.rules.width // 2
             if not unfit and self._thread is not None and start < self._birth:
                 unfit = RESTARTED
@@ -308,8 +322,8 @@ class SortTrigger(Node[SortTriggerSettings]):
     def _arrival(self, row: Any, time_us: float) -> int | str:
         """When the particle arrives at the sorting point (ns), or why nobody knows."""
         s = self.settings
-        if not math.isfinite(time_us):
-            self.count_fault("time_not_finite")
+        if not abs(time_us) < FAR:  # nor if it is not a number
+            self.count_fault("time_unusable")
             return NO_TIME
         if s.distance is not None:
             delay = travel_time(s.distance, float(row[s.velocity]))
@@ -353,25 +367,26 @@ class SortTrigger(Node[SortTriggerSettings]):
 
     def _settle(self) -> None:
         """Count and write down what was done; DeviceError when the actuator has failed."""
-        if self._thread is not None:
-            with self._thread.condition:
-                self._collect()
-        else:
-            self._collect()
+        with self._lock:
+            made = self._made()
+        self._account(*made)
         if self._thread is not None and self._thread.error is not None:
             raise self._thread.error
 
-    def _collect(self) -> None:
-        """Called with the thread's condition held, where there is a thread."""
+    def _made(self) -> tuple[list[Done], list[int]]:
+        """What is done since the last call, and how late pulses ended. Holds the lock."""
         done, self._done = self._done, []
-        if self._thread is not None:
-            done += self._thread.done
-            self._thread.done = []
-            off_lateness = Histogram(self._off_lateness)
-            for late in self._thread.offs:
-                off_lateness.add(late)
-            self._thread.offs = []
-        lateness = Histogram(self._lateness)
+        if self._thread is None:
+            return done, []
+        fired, self._thread.done = self._thread.done, []
+        offs, self._thread.offs = self._thread.offs, []
+        return done + fired, offs
+
+    def _account(self, done: list[Done], offs: list[int]) -> None:
+        """Count and write down. Without the lock: a slow disk must not keep a pulse waiting."""
+        lateness, off_lateness = Histogram(self._lateness), Histogram(self._off_lateness)
+        for late in offs:
+            off_lateness.add(late)
         for row in done:
             self._actions[row.action] += 1
             if row.action == PULSED:
@@ -391,15 +406,11 @@ class SortTrigger(Node[SortTriggerSettings]):
         return text.getvalue().encode()
 
     def snapshot(self) -> dict[str, Any]:
-        if self._thread is None:
-            return self._state()
-        with self._thread.condition:
-            return self._state()
-
-    def _state(self) -> dict[str, Any]:
-        self._collect()
+        with self._lock:  # what is done, what is planned: no pulse may fall between the two
+            made, sorter, pulses = self._made(), self._sorter.snapshot(), self._pulses()
+        self._account(*made)
         plain = {
-            "sorter": self._sorter.snapshot(),
+            "sorter": sorter,
             "clock": self._clock.snapshot(),
             "actions": self._actions,
             "seen": self._seen,
@@ -408,7 +419,7 @@ class SortTrigger(Node[SortTriggerSettings]):
             "plain": msgspec.msgpack.encode(plain),
             "known": self._known,
             "number": self._number,
-            "pulses": self._pulses(),
+            "pulses": pulses,
             "lateness": self._lateness.tobytes(),
             "off_lateness": self._off_lateness.tobytes(),
             "length": self._log.length if self._log is not None else 0,
@@ -426,16 +437,12 @@ class SortTrigger(Node[SortTriggerSettings]):
         self.fault_counts = {fault: int(state[fault]) for fault in self.faults}
         if self._log is not None and state["length"]:
             self._log.restore(int(state["length"]))
-        if self._thread is None:
+        with self._lock:
             self._sorter.restore(plain["sorter"])
-            return
-        with self._thread.condition:
-            self._sorter.restore(plain["sorter"])
-            for candidate in self._sorter.remove_before(self._birth):
-                self._done.append(
-                    Done(candidate.number, candidate.time_us, candidate.name, RESTARTED)
-                )
-            self._thread.condition.notify_all()
+            if self._thread is not None:
+                for it in self._sorter.remove_before(self._birth):
+                    self._done.append(Done(it.number, it.time_us, it.name, RESTARTED))
+                self._thread.condition.notify_all()
 
     def results(self) -> dict[str, Any]:
         s = self.settings
