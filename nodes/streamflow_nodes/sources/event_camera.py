@@ -13,7 +13,7 @@ import numpy as np
 from streamflow import DeviceError, Events, Node, Out, Settings
 from streamflow.node import Emission, Positive, Seconds
 
-from ..cameras import Camera, Found, Inivation, Prophesee, Read, Unplugged, Wanted, choose
+from ..cameras import Camera, Found, Inivation, Prophesee, Read, Region, Unplugged, Wanted, choose
 from ..live_events import FAULTS, LiveLimits, LiveStream
 
 LONGEST = 60_000_000  # us: a camera's time that leaps further is a fault of the camera's
@@ -35,7 +35,7 @@ class EventCameraSettings(Settings, frozen=True, kw_only=True):
     """Stream time a packet covers (s), in whole microseconds."""
     biases: dict[str, int] = {}
     """Biases by the names and in the units that the driver has for the model."""
-    region: tuple[Pixel, Pixel, Pixel, Pixel] | None = None
+    region: Annotated[tuple[Pixel, ...], msgspec.Meta(min_length=4, max_length=4)] | None = None
     """Rectangle of pixels that the camera reads out: [x, y, width, height]."""
     rate_limit: Positive | None = None
     """Events per second above which the camera itself drops events (Prophesee's event-rate control,
@@ -95,7 +95,13 @@ class EventCamera(Node[EventCameraSettings]):
                 drop_backward=s.backward_time == "drop",
             ),
         )
-        self._wanted = Wanted(s.biases, s.region, s.rate_limit, max(0.001, duration / 1_000_000))
+        self._region: Region | None = None
+        if s.region is not None:
+            x, y, width, height = s.region
+            self._region = (x, y, width, height)
+        self._wanted = Wanted(
+            s.biases, self._region, s.rate_limit, max(0.001, duration / 1_000_000)
+        )  # fmt: skip
         self._using = threading.Lock()  # the driver, between produce's thread and close
         self._closed = False
         self._packets = self._events = 0
@@ -135,16 +141,15 @@ class EventCamera(Node[EventCameraSettings]):
     def _take(self, read: Read, now: int) -> None:
         for fault, times in read.faults.items():
             self.count_fault(fault, times)
-        if self.settings.region is not None:
-            self._check_region(read)
+        if self._region is not None:
+            self._check_region(read, *self._region)
         if len(read.words):
             group = np.array([len(read.words) // 2], np.int64)
             self._stream.add(read.words, group, now, self._size)
         if read.reached is not None:
             self._stream.reach(read.reached, now)
 
-    def _check_region(self, read: Read) -> None:
-        x, y, width, height = self.settings.region or (0, 0, 0, 0)
+    def _check_region(self, read: Read, x: int, y: int, width: int, height: int) -> None:
         places = read.words[1::2]
         columns, rows = places & 0xFFFF, places >> 16 & 0xFFFF
         inside = (columns >= x) & (columns < x + width) & (rows >= y) & (rows < y + height)

@@ -40,6 +40,7 @@ class UdpEventsSettings(Settings, frozen=True, kw_only=True):
     sender: str | None = None
     """The only address whose datagrams are taken."""
     format: Format = "t64_x16_y16_on8"
+    """What a datagram holds; see above."""
     width: Positive
     height: Positive
     """Sensor size (pixels); the datagrams do not say it."""
