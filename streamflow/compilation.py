@@ -32,6 +32,7 @@ def kernels_loaded() -> Iterator[Any]:
         if name.startswith(("numba.", "llvmlite.")) or module is None:
             continue
         for value in list(vars(module).values()):
-            if isinstance(value, Dispatcher) and id(value) not in seen:
+            # not isinstance: modules hold objects that load a library when asked for their class
+            if Dispatcher in type(value).__mro__ and id(value) not in seen:
                 seen.add(id(value))
                 yield value

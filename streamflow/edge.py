@@ -137,6 +137,19 @@ class Sender:
             self.waiting_max = len(self.waiting)
         return dropped
 
+    def pass_on(self, sequence: int, items: int) -> bool:
+        """`offer` and `take` in one, where nothing waits and there is a credit; else False."""
+        flying = self.flying
+        if not self.connected or self.waiting or self.again or len(flying) >= self.window:
+            return False
+        self.produced += 1
+        self.produced_items += items
+        self._items[sequence] = items
+        flying[sequence] = None
+        if not self.waiting_max:
+            self.waiting_max = 1  # as `offer` has it: a packet waits until it is taken
+        return True
+
     def take(self) -> int | None:
         """The next packet to send, or None without credit, connection or packets."""
         if not self.connected or len(self.flying) >= self.window:
@@ -152,11 +165,13 @@ class Sender:
 
     def acknowledge(self, sequences: Iterable[int]) -> list[int]:
         """Credits came back; the packets that are done with (unknown numbers are ignored)."""
+        flying, items = self.flying, self._items
         done = []
         for sequence in sequences:
-            if sequence in self.flying:
-                del self.flying[sequence]
-                self._done(sequence)
+            if sequence in flying:
+                del flying[sequence]
+                self.acknowledged += 1
+                self.acknowledged_items += items.pop(sequence)
                 done.append(sequence)
         return done
 

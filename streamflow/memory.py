@@ -16,6 +16,7 @@ import os
 import struct
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -196,6 +197,8 @@ class Board:
         self.count, self._histograms = words, histograms
         if len(self._words) * 8 < self.size(words, histograms):
             raise TransportError("the board is smaller than the plan says")
+        self.busy = partial(_BUSY.pack_into, self._map, 8 * self.NODE)
+        """Says which node handles which port since when (ns): three words that lie together."""
         self._live = bytearray(8 * words)
         self.live = memoryview(self._live).cast("q")
 
@@ -215,10 +218,6 @@ class Board:
     def _copy(self, commits: int) -> int:
         """Where the copy lies that is current after so many commits."""
         return self.NOW + (commits & 1) * self.count
-
-    def busy(self, node: int, port: int, since: int) -> None:
-        """Say which node handles which port since when (ns): three words that lie together."""
-        _BUSY.pack_into(self._map, 8 * self.NODE, node, port, since)
 
     def write(self, at: int, *values: int) -> None:
         """Set words of `live` from word `at` on."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -56,7 +57,7 @@ class Payload(msgspec.Struct, frozen=True, eq=False):
 
     def words(self) -> tuple[Any, ...]:
         """What a reader must know besides the bytes: msgpack-able values."""
-        return (_format(self.array.dtype), self.array.shape)
+        return (_format_of(self.array.dtype), self.array.shape)
 
     @classmethod
     def from_wire(cls, words: list[Any], raw: NDArray[np.uint8]) -> Payload:
@@ -79,7 +80,7 @@ class Events(Payload, frozen=True, eq=False):
         width, height = words
         if raw.size % 16 or not (0 < width <= 32767 and 0 < height <= 32767):
             raise PacketError(f"{raw.size} bytes, sensor {width}x{height}: not events")
-        return cls(raw.view(EVENT), width, height)
+        return cls(np.ndarray(raw.size // 16, EVENT, raw), width, height)  # half of what view costs
 
 
 class Samples(Payload, frozen=True, eq=False):
@@ -189,6 +190,23 @@ def _format(dtype: np.dtype[Any]) -> Any:
     ]
 
 
+_formats: dict[int, tuple[np.dtype[Any], Any]] = {}  # by identity: the entry keeps its type alive
+
+
+def _format_of(dtype: np.dtype[Any]) -> Any:
+    """As `_format`, and remembered: a node's packets mostly share one dtype."""
+    known = _formats.get(id(dtype))
+    if known is not None:
+        return known[1]
+    words = _format(dtype)
+    if len(_formats) < _KNOWN:
+        _formats[id(dtype)] = (dtype, words)
+    return words
+
+
+_KNOWN = 256  # descriptions that are remembered
+
+
 def _dtype(words: Any) -> np.dtype[Any]:
     try:
         if isinstance(words, str):
@@ -222,11 +240,11 @@ _dtypes: dict[Any, np.dtype[Any]] = {}
 
 def _shape(raw: NDArray[np.uint8], format_words: Any, shape: list[int]) -> Array:
     """The bytes `raw` as an array; PacketError when they do not fit."""
-    key = msgspec.msgpack.encode(format_words)
+    key = format_words if type(format_words) is str else msgspec.msgpack.encode(format_words)
     dtype = _dtypes.get(key)
     if dtype is None:
         dtype = _dtype(format_words)
-        if len(_dtypes) < 256:
+        if len(_dtypes) < _KNOWN:
             _dtypes[key] = dtype
     try:
         count = 1
@@ -237,7 +255,7 @@ def _shape(raw: NDArray[np.uint8], format_words: Any, shape: list[int]) -> Array
         if count * dtype.itemsize != raw.size:
             raise ValueError(f"{raw.size} bytes are not {shape} of {dtype}")
         if count:
-            return raw.view(dtype).reshape(shape)
+            return np.ndarray(shape, dtype, raw)  # half of what view and reshape cost
         nothing = np.empty(shape, dtype)
         nothing.flags.writeable = False  # as every other payload: kernels are compiled for that
         return nothing
@@ -253,6 +271,7 @@ def _shape(raw: NDArray[np.uint8], format_words: Any, shape: list[int]) -> Array
 PREFIX = b"SF" + bytes([WIRE_VERSION])
 DATA, TICK, END, HELLO, CREDIT, TICKED, ENDED = range(1, 8)
 HEADER = struct.Struct("<2sBBQqqqqQQiI")
+_DATA = PREFIX + bytes([DATA])
 
 
 class Header(msgspec.Struct, frozen=True, gc=False):
@@ -284,7 +303,7 @@ def kind_of(frame: bytes | memoryview) -> int:
 
 def read_header(frame: bytes | memoryview) -> Header:
     """The header of a data message; PacketError when it is not one or does not add up."""
-    if kind_of(frame) != DATA:
+    if frame[:4] != _DATA and kind_of(frame) != DATA:
         raise PacketError(f"message kind {frame[3]} where data was expected")
     try:
         header = Header(*HEADER.unpack_from(frame)[3:])
@@ -319,6 +338,30 @@ def describe(payload: Payload) -> bytes:
     Zeros before it bring what follows it in a message to a multiple of 16 bytes: an array that is
     not aligned is another type to a compiled kernel.
     """
+    like = _LIKE.get(type(payload))  # by exact type: a subclass may say more in its `words`
+    if like is None:
+        return _description(payload)
+    key = like(payload)
+    meta = _descriptions.get(key)
+    if meta is None:
+        meta = _description(payload)
+        if len(_descriptions) >= _KNOWN:
+            _descriptions.clear()
+        _descriptions[key] = meta
+    return meta
+
+
+# What the description of a payload depends on. Not for Samples: each packet has another `first`.
+_LIKE: dict[type[Payload], Callable[[Any], Any]] = {
+    Events: lambda events: (Events, events.width, events.height),
+    Spikes: lambda spikes: (Spikes, spikes.units),
+    Tensor: lambda t: (Tensor, t.array.dtype, t.array.shape, t.axes, t.step),
+    Table: lambda table: (Table, table.array.dtype, table.array.shape),
+}
+_descriptions: dict[Any, bytes] = {}
+
+
+def _description(payload: Payload) -> bytes:
     meta = _encode_words((payload.name, *payload.words()))
     meta = _ZEROS[: -(HEADER.size + len(meta)) % 16] + meta
     if len(meta) > MAXIMUM_META:
@@ -326,14 +369,26 @@ def describe(payload: Payload) -> bytes:
     return meta
 
 
+_described: dict[bytes, list[Any]] = {}
+
+
 def rebuild(
     payload_type: type[Payload], meta: bytes | memoryview, raw: NDArray[np.uint8]
 ) -> Payload:
     """The payload from its description and its bytes (a view: nothing is copied)."""
-    try:
-        name, *words = _decode_words(bytes(meta).lstrip(b"\0"))
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise PacketError(f"unreadable payload description: {error}") from error
+    meta = bytes(meta)
+    known = _described.get(meta)  # the packets of an edge are mostly described alike
+    if known is None:
+        try:
+            known = _decode_words(meta.lstrip(b"\0"))
+            if not known:
+                raise ValueError("it is empty")
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise PacketError(f"unreadable payload description: {error}") from error
+        if len(_described) >= _KNOWN:
+            _described.clear()
+        _described[meta] = known
+    name, *words = known
     if name != payload_type.name:
         raise PacketError(f"got a payload {name!r} where {payload_type.name!r} is declared")
     try:
@@ -379,11 +434,51 @@ def packet_of(
     header: Header, frame: bytes | memoryview, payload_type: type[P], raw: Any = None
 ) -> Packet[P]:
     """The packet of a data message; `raw` is its payload where that is not in the frame."""
-    body = HEADER.size + header.meta
-    if raw is None:
-        raw = np.frombuffer(frame, np.uint8, offset=body) if header.nbytes else _NOTHING
-    data = rebuild(payload_type, memoryview(frame)[HEADER.size : body], raw)
-    return Packet(header.start, header.stop, data, header.captured)  # type: ignore[arg-type]  # rebuild returns payload_type
+    body, nbytes = HEADER.size + header.meta, header.nbytes
+    meta = bytes(frame[HEADER.size : body])
+    plan = _plans.get(meta)
+    data: Any
+    if plan is not None and plan.payload is payload_type and plan.fits(nbytes):
+        shape = nbytes // plan.dtype.itemsize if plan.shape is None else plan.shape
+        if raw is None:
+            array = np.ndarray(shape, plan.dtype, frame, body)
+        else:
+            array = np.ndarray(shape, plan.dtype, raw)
+        data = payload_type(array, *plan.rest)
+    else:
+        if raw is None:
+            raw = np.frombuffer(frame, np.uint8, offset=body) if nbytes else _NOTHING
+        data = rebuild(payload_type, meta, raw)
+        if nbytes and payload_type in _LIKE:
+            if len(_plans) >= _KNOWN:
+                _plans.clear()
+            _plans[meta] = _plan(data)
+    return Packet(header.start, header.stop, data, header.captured)
 
 
+class _Plan(msgspec.Struct, frozen=True):
+    """How to rebuild what was described in the same words before, and found to be right then."""
+
+    payload: type[Payload]
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...] | None  # None: as many items as there are bytes for
+    nbytes: int
+    rest: tuple[Any, ...]
+
+    def fits(self, nbytes: int) -> bool:
+        """Whether so many bytes can be what is described."""
+        if self.shape is None:
+            return nbytes > 0 and nbytes % self.nbytes == 0
+        return nbytes == self.nbytes
+
+
+def _plan(data: Payload) -> _Plan:
+    rest = tuple(getattr(data, name) for name in type(data).__struct_fields__[1:])
+    array = data.array
+    if isinstance(data, Events | Spikes):
+        return _Plan(type(data), array.dtype, None, array.dtype.itemsize, rest)
+    return _Plan(type(data), array.dtype, array.shape, array.nbytes, rest)
+
+
+_plans: dict[bytes, _Plan] = {}
 _NOTHING = np.frombuffer(b"", np.uint8)  # read-only

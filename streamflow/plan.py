@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from .errors import Fault, GraphError
 from .graph import EdgeSpec, Graph, ProcessSpec
 from .text import columns, many, size
 
@@ -64,7 +65,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_plan(graph: Graph) -> Plan:
-    """The plan of a checked graph."""
+    """The plan of a checked graph. Raises GraphError for a layout that could stop itself."""
+    faults = [fault for process in graph.processes.values() for fault in _returns(graph, process)]
+    if faults:
+        raise GraphError(faults)
     edges = tuple(_edge(graph, index, edge) for index, edge in enumerate(graph.edges))
     leaving: dict[tuple[str, str], list[EdgePlan]] = {
         (node.name, output): [] for node in graph.nodes.values() for output in node.outputs
@@ -82,6 +86,37 @@ def make_plan(graph: Graph) -> Plan:
         ),
         unused=tuple(".".join(port) for port, group in leaving.items() if not group),
     )
+
+
+def _returns(graph: Graph, process: ProcessSpec) -> list[Fault]:
+    """Where packets leave a process that commits and come back to it by way of another one.
+
+    A handler that gives more packets than its edge takes waits until there is room. If that needs a
+    node of the same process, the node must run meanwhile, and a process that commits cannot let it:
+    what it acknowledged would be committed together with half of what the handler gives. A lossy
+    edge on the way always has room.
+    """
+    if process.restart.when != "on_failure":
+        return []
+    faults = []
+    for first in process.nodes:
+        reached = {first}
+        for edge in graph.edges:  # in topological order of their consumers
+            if edge.source not in reached or edge.when_full != "block":
+                continue
+            home = graph.nodes[edge.source].process
+            if edge.node not in process.nodes:
+                reached.add(edge.node)
+            elif home != process.name:
+                what = (
+                    f"process {process.name!r} (restart: on_failure): its node {first!r} leads to "
+                    f"its node {edge.node!r} by way of {edge.source!r} in process {home!r}, so "
+                    "that it could wait for itself for ever: put "
+                    f"{edge.source!r} into process {process.name!r} too, or {edge.node!r} into "
+                    "another process, or have no restart"
+                )
+                faults.append(Fault(graph.path, edge.line, what))
+    return faults
 
 
 def _edge(graph: Graph, index: int, edge: EdgeSpec) -> EdgePlan:

@@ -655,6 +655,7 @@ class Supervisor:
         while self._signals:
             number = self._signals.pop(0)
             if self.outcome == "interrupted":
+                self.exit_code = self.exit_code or 128 + number  # what was under way is lost
                 raise Cut("stopped at once by a second signal; see in_flight in the report")
             self.outcome = "interrupted"
             self.exit_code = 130 if number == signal.SIGINT else 0
@@ -725,6 +726,7 @@ class Supervisor:
             if process.child is not None:
                 process.child.kill()
                 process.child.wait()
+            process.pid = 0  # whoever has this number later is not ours
         for control, _process in self._connections.values():
             control.close()
         if hasattr(self, "_server"):

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import zmq
+from zmq.backend import zmq_poll
 
 from .edge import NEVER, Policy, Receiver, Sender, Slots
 from .errors import PacketError, TransportError
@@ -50,11 +51,14 @@ from .packet import (
 )
 
 MAXIMUM_FRAME = 8 << 20  # bytes; larger frames close the connection (a hostile or broken peer)
-_READABLE = int(zmq.POLLIN)  # plain: arithmetic with the enumeration takes a microsecond
+_READABLE = int(zmq.POLLIN)  # plain: with enumerations each use takes a microsecond
+_NOBLOCK, _RCVMORE = int(zmq.NOBLOCK), int(zmq.RCVMORE)
 _IPC_PATH = 107  # bytes of a Unix socket's path, less the final zero
 
 _TICK = struct.Struct("<qQQ")
 _MARK = {kind: PREFIX + bytes([kind]) for kind in (TICK, END, HELLO, CREDIT, TICKED, ENDED)}
+_CREDITS = _MARK[CREDIT]
+_PACKET = PREFIX + bytes([DATA])
 
 
 # --- the runtime directory ----------------------------------------------------------------------
@@ -155,7 +159,9 @@ class Channel:
         socket.setsockopt(zmq.RECONNECT_IVL, 5)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
         self.socket = socket
-        self.more = False
+        self._send = super(zmq.Socket, socket).send  # what it overrides is for other socket types
+        self._recv = socket.recv
+        self._readable = [(socket, _READABLE)]
         self._lock = -1
 
     def bind(self, path: Path) -> None:
@@ -180,27 +186,31 @@ class Channel:
     def send(self, frame: bytes) -> bool:
         """Hand a frame to ZeroMQ; False when there is no peer."""
         try:
-            self.socket.send(frame, zmq.NOBLOCK)
+            self._send(frame, _NOBLOCK)
         except zmq.Again:
             return False
         return True
 
     def receive(self) -> bytes | None:
-        """The next frame, or None; then `more` says whether yet another had arrived.
-
-        Asking is cheaper than a `receive` in vain, which costs an exception.
-        """
-        socket, self.more = self.socket, False
+        """The next frame, or None."""
         try:
-            frame = socket.recv(zmq.NOBLOCK)
+            return self._recv(_NOBLOCK)
         except zmq.Again:
             return None
-        self.more = int(socket.getsockopt(zmq.EVENTS)) & _READABLE != 0
-        if self.more and socket.getsockopt(zmq.RCVMORE):
-            while socket.getsockopt(zmq.RCVMORE):
+
+    @property
+    def more(self) -> bool:
+        """Whether another frame has arrived: cheaper than a `receive` in vain, and so what ends
+        with the last one is not held up by the question.
+        """  # fmt: skip
+        if not zmq_poll(self._readable, 0):
+            return False
+        socket = self.socket
+        if socket.getsockopt(_RCVMORE):
+            while socket.getsockopt(_RCVMORE):
                 socket.recv()
             raise PacketError("a message of several frames; every message is one")
-        return frame
+        return True
 
     def close(self) -> None:
         """Close at once; what was not sent is gone (the edge sends it again)."""
@@ -214,24 +224,26 @@ class Poll:
     """Waits for channels and descriptors."""
 
     def __init__(self) -> None:
-        self._poller = zmq.Poller()
+        self._watched: list[tuple[Any, int]] = []
         self._keys: dict[Any, Any] = {}
 
     def add(self, what: Channel | int, key: Any) -> None:
         """Watch a channel or a descriptor; `key` comes back when it is readable."""
         where = what.socket if isinstance(what, Channel) else what
-        self._poller.register(where, zmq.POLLIN)
+        self._watched.append((where, _READABLE))
         self._keys[where] = key
 
     def remove(self, what: Channel | int) -> None:
         """Stop watching."""
         where = what.socket if isinstance(what, Channel) else what
-        self._poller.unregister(where)
+        self._watched.remove((where, _READABLE))
         del self._keys[where]
 
     def wait(self, milliseconds: int | None) -> list[Any]:
         """The keys of what is readable, after at most `milliseconds` (None: for ever)."""
-        return [self._keys[where] for where, _ in self._poller.poll(milliseconds)]
+        keys = self._keys
+        found = zmq_poll(self._watched, -1 if milliseconds is None else milliseconds)
+        return [keys[where] for where, _events in found]
 
 
 class MessageSocket:
@@ -320,12 +332,8 @@ class OutLink:
         if channel is None or not sender.connected:
             return
         while (sequence := sender.take()) is not None:
-            entry = output.entries[sequence]
-            if not channel.send(entry.frame):
-                sender.disconnect()  # the supervisor will tell of the death behind it
+            if not self.transmit(output.entries[sequence]):
                 return
-            if entry.watermark > self._ticked:
-                self._ticked = entry.watermark  # the packet carried it
         if sender.waiting or sender.again:
             return
         if self.ending:
@@ -336,12 +344,23 @@ class OutLink:
             self._tick_out = channel.send(_MARK[TICK] + _TICK.pack(self.watermark, 0, 0))
             self._ticked = self.watermark
 
+    def transmit(self, entry: Entry) -> bool:
+        """Send a packet that was taken; False when the consumer is gone."""
+        channel = self.channel
+        if channel is None or not channel.send(entry.frame):
+            self.sender.disconnect()  # the supervisor will tell of the death behind it
+            return False
+        mark = entry.watermark
+        if mark > self._ticked:
+            self._ticked = mark  # the packet carried it
+        return True
+
     def receive(self, output: Output) -> None:
         """Take in credits and greetings, then send what they allow."""
         channel = self.channel
         frame = channel.receive() if channel is not None else None
         while channel is not None and frame is not None:
-            kind = kind_of(frame)
+            kind = CREDIT if frame[:4] == _CREDITS else kind_of(frame)
             if kind == CREDIT:
                 output.release(self, self.sender.acknowledge(_sequences(frame)))
             elif kind == TICKED:
@@ -406,15 +425,30 @@ def _watermark(frame: bytes) -> int:
     return time
 
 
+Staged = tuple[int, int, int, int, int, int, int, bytes, bytes]
+"""Slot, sequence, start, stop, captured, items, nbytes, meta, and the payload if it is small."""
+
+
 class Output:
     """One output port with its edges to other processes, and the memory behind them."""
 
-    def __init__(self, segment: Segment, links: list[OutLink], inline_bytes: int) -> None:
+    def __init__(
+        self,
+        segment: Segment,
+        links: list[OutLink],
+        inline_bytes: int,
+        *,
+        recoverable: bool = True,
+    ) -> None:
+        """With `recoverable` a successor finds in the memory what was not acknowledged; in a
+        process that is never restarted nobody would look, and small packets leave it untouched.
+        """  # fmt: skip
         self.segment, self.links, self.inline_bytes = segment, links, inline_bytes
+        self.recoverable = recoverable
         self.slots = Slots(segment.slots)
         self.entries: dict[int, Entry] = {}
         self.sequence = self.items = 0
-        self._staged: list[tuple[int, SlotHead, bytes, bytes]] = []  # slot, head, meta, inline
+        self._staged: list[Staged] = []
         self._prepared: list[int] = []
         self._loan = -1
         self._everyone = (1 << len(links)) - 1
@@ -461,13 +495,18 @@ class Output:
         payload = self.segment.payload(slot, head.nbytes).tobytes() if inline else b""
         return data_frame(header, meta, payload)
 
+    @property
+    def staged(self) -> bool:
+        """Whether there is a packet that was not published yet."""
+        return bool(self._staged)
+
     def room(self) -> bool:
         """Whether a packet may be staged: each lossless edge has room, and a slot is free."""
         staged = len(self._staged)
         for link in self.links:
             if not link.sender.room(staged):
                 return False
-        return self.slots.free > 0 or self._loan >= 0
+        return self._loan >= 0 or self.slots.free > 0
 
     def loan(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array in the next packet's slot; plain memory where that has no room for it."""
@@ -500,49 +539,79 @@ class Output:
         inline = b""
         if nbytes <= self.inline_bytes:
             inline = data.array.tobytes()  # plain bytes: a third of what numpy takes for so little
-            self.segment.write(slot, inline)
+            if self.recoverable:
+                self.segment.write(slot, inline)
         else:
             raw = payload_bytes(data)
             if not lent or raw.__array_interface__["data"][0] != self.segment.address(slot):
                 self.segment.payload(slot, nbytes)[:] = raw  # no loan, or not what came back
-        head = SlotHead(
-            self._everyone, self.sequence, packet.start, packet.stop, packet.captured, packet.start,
-            items, nbytes, len(meta),
+        self._staged.append(
+            (slot, self.sequence, packet.start, packet.stop, packet.captured, items, nbytes, meta,
+             inline)
         )  # fmt: skip
-        self._staged.append((slot, head, meta, inline))
 
     def prepare(self, watermark: int) -> None:
         """Describe what was staged, so that a successor finds it; the last one carries the mark."""
-        staged = self._staged
-        for index in range(len(self._prepared), len(staged)):
-            slot, head, meta, payload = staged[index]
-            mark = max(watermark, head.start) if index == len(staged) - 1 else head.start
-            inline = head.nbytes <= self.inline_bytes  # then the payload goes along
-            # spelt out rather than through Header and SlotHead: this is the hot path
-            frame = HEADER.pack(
-                b"SF", WIRE_VERSION, DATA, head.sequence, head.start, head.stop, head.captured,
-                mark, head.items, head.nbytes, -1 if inline else slot, head.meta,
-            )  # fmt: skip
+        for index in range(len(self._prepared), len(self._staged)):
+            last = index == len(self._staged) - 1
+            entry, sequence = self._described(self._staged[index], watermark if last else NEVER)
+            self.entries[sequence] = entry
+            self._prepared.append(sequence)
+
+    def _described(self, staged: Staged, watermark: int) -> tuple[Entry, int]:
+        """The entry of a packet that was staged, with its sequence number."""
+        slot, sequence, start, stop, captured, items, nbytes, meta, payload = staged
+        mark = watermark if watermark > start else start
+        inline = nbytes <= self.inline_bytes  # then the payload goes along
+        # spelt out rather than through Header: this is the hot path
+        frame = HEADER.pack(
+            b"SF", WIRE_VERSION, DATA, sequence, start, stop, captured, mark, items, nbytes,
+            -1 if inline else slot, len(meta),
+        )  # fmt: skip
+        if self.recoverable:
+            head = SlotHead(
+                self._everyone, sequence, start, stop, captured, start, items, nbytes, len(meta)
+            )
             self.segment.write_head(slot, head, mark, meta)
-            self.entries[head.sequence] = Entry(slot, frame + meta + payload, head.items, mark)
-            self._prepared.append(head.sequence)
+        return Entry(slot, frame + meta + payload, items, mark), sequence
 
     def publish(self) -> None:
         """Hand what was prepared to the edges."""
         if not self._prepared:
             return
         self._published = self._prepared[-1]
-        self.segment.publish(self._published, self.items)
+        if self.recoverable:
+            self.segment.publish(self._published, self.items)
         for sequence in self._prepared:
-            entry = self.entries[sequence]
-            for link in self.links:
-                link.bytes += len(entry.frame)
-                dropped = link.sender.offer(sequence, entry.items)
-                if dropped:
-                    self.release(link, dropped)
+            self._offer(sequence, self.entries[sequence])
         self._prepared.clear()
         self._staged.clear()
+
+    def send(self, watermark: int) -> None:
+        """`prepare` and `publish` in one, where nothing is committed between them."""
+        if len(self._staged) != 1 or self._prepared:
+            self.prepare(watermark)
+            self.publish()
+            return
+        entry, sequence = self._described(self._staged.pop(), watermark)
+        self.entries[sequence] = entry
+        self._published = sequence
+        if self.recoverable:
+            self.segment.publish(sequence, self.items)
+        self._offer(sequence, entry)
+
+    def _offer(self, sequence: int, entry: Entry) -> None:
+        """Hand one packet to every edge; where it can leave at once, it does."""
         for link in self.links:
+            link.bytes += len(entry.frame)
+            if entry.watermark > link.watermark:
+                link.watermark = entry.watermark
+            if link.channel is not None and link.sender.pass_on(sequence, entry.items):
+                link.transmit(entry)
+                continue
+            dropped = link.sender.offer(sequence, entry.items)
+            if dropped:
+                self.release(link, dropped)
             link.pump(self)
 
     def release(self, link: OutLink, sequences: Collection[int]) -> None:
@@ -550,7 +619,8 @@ class Output:
         for sequence in sequences:
             slot = self.entries[sequence].slot
             left = self.slots.release(slot, link.bit)
-            self.segment.set_holders(slot, left)
+            if self.recoverable:
+                self.segment.set_holders(slot, left)
             if not left:
                 del self.entries[sequence]
 
@@ -629,7 +699,7 @@ class InLink:
         receiver = self.receiver
         frame = channel.receive() if channel is not None else None
         while channel is not None and frame is not None:
-            kind = kind_of(frame)
+            kind = DATA if frame[:4] == _PACKET else kind_of(frame)
             if kind == DATA:
                 header = read_header(frame)
                 if receiver.accept(header.sequence):
@@ -645,6 +715,8 @@ class InLink:
                 yield _watermark(frame)
             else:
                 raise PacketError(f"message kind {kind} at a consumer")
+            if self.channel is not channel:
+                return  # the producer's death was told while the packet was handled
             frame = channel.receive() if channel.more else None
 
     def packet(self, arrival: Arrival) -> Packet[Any]:

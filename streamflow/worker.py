@@ -17,11 +17,9 @@ import platform
 import resource
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,142 +29,22 @@ from . import __version__
 from .clock import Clock
 from .compilation import no_compilation
 from .control import PROTOCOL, Control, Message
-from .edge import ENDED, NEVER, InputOrder
+from .edge import ENDED, NEVER
 from .errors import NodeError, StreamflowError
 from .kinds import node_class
 from .memory import Board, Segment, Vault, decode_state, encode_state
 from .metrics import FAULTS, NODE, VERBS, Layout
-from .node import Emission, Node, check_emission
+from .node import Emission, check_emission
 from .packet import Packet, decode, encode
+from .runner import Feed, Local, Route, Runner, Source
 from .transport import Context, InLink, OutLink, Output, Poll
 
 IDLE_MS = 200  # the loop wakes at least this often, to show that it lives
 REFRESH_S = 0.02  # how old the counters on the board may get where no commit is due
 SNAPSHOT_SHARE = 20  # snapshots take at most 1/20 of the time
-AHEAD = 4  # packets a source's thread may be ahead of the edges
+BATCH = 16  # packets of a node or an edge before the loop looks at the others
+TICK_S = 0.001  # how late a mere tick of stream time may leave a process that has packets to handle
 BACKWARD = "time_backward"  # the fault of a device whose clock began again with its process
-
-
-class Local:
-    """An edge inside the process. At most `capacity` packets wait for the target's other inputs."""
-
-    def __init__(self, name: str, route: Route, target: Runner, port: int, capacity: int) -> None:
-        self.name, self.route, self.target, self.port = name, route, target, port
-        self.capacity = capacity
-        self.produced = self.produced_items = self.handled = self.handled_items = 0
-        self.bytes = self.waiting_max = 0
-        self.watermark, self.ended = NEVER, False
-
-    @property
-    def waiting(self) -> int:
-        """Packets that the target has not been given yet."""
-        return self.produced - self.handled
-
-    def room(self) -> bool:
-        """Whether one more may wait."""
-        return self.waiting < self.capacity
-
-
-class Route:
-    """What leaves a node by one port: edges to other processes, and edges inside this one."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.output: Output | None = None
-        self.links: list[OutLink] = []
-        self.locals: list[Local] = []
-        self.watermark = NEVER
-
-
-class Runner:
-    """A node and what the loop knows of it."""
-
-    def __init__(self, node: Node[Any], kind: str, ports: list[str]) -> None:
-        self.node, self.kind, self.ports = node, kind, ports
-        self.order = InputOrder(len(ports))
-        self.handlers: list[Callable[[Packet[Any]], Iterable[Emission] | None]] = [
-            getattr(node, f"on_{port}") for port in ports
-        ]
-        self.routes: dict[str, Route] = {}
-        self.reach: list[Output | Local] = []  # what handling a packet here may fill
-        self.time = NEVER
-        self.advances = type(node).advance is not Node.advance
-        # whether a successor makes the same packets again; not where one that feeds it does not
-        self.repeats = type(node).stateless or type(node).is_snapshotting()
-        self.finished = False
-        self.packets_in = self.packets_out = self.items_in = self.items_out = self.state_lost = 0
-        self.source: Source | None = None
-
-
-Made = tuple[Emission | None, dict[str, Any] | None, BaseException | None]
-"""What a source's thread made: a packet and the state after it; no packet ends the stream."""
-
-
-class Source:
-    """Runs `produce()` in a thread of its own, so that a blocking device never stops the loop."""
-
-    def __init__(self, runner: Runner, snapshots: bool) -> None:
-        self.runner = runner
-        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.ready: deque[Made] = deque()
-        self.state: dict[str, Any] | None = None  # after the last packet taken
-        self.over = False
-        self._room = threading.Semaphore(AHEAD)
-        self._snapshots = snapshots
-        self._stop = False
-        self._deciding = threading.Lock()  # whether a packet comes before the end
-        self._thread = threading.Thread(target=self._run, name=runner.node.name, daemon=True)
-
-    def start(self) -> None:
-        """Let the source begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the stream: what the thread has made goes out, what it is waiting for does not."""
-        with self._deciding:
-            self._stop = True
-            self.ready.append((None, None, None))
-        self.runner.node.clock.stop()
-        self._room.release()
-        os.eventfd_write(self.wake, 1)
-
-    @property
-    def silent(self) -> bool:
-        """Whether the loop can only wait for the device."""
-        return not self.ready and not self.over
-
-    def take(self) -> tuple[Emission | None, BaseException | None]:
-        """The next packet; None for the end of the stream, with what it ended by."""
-        emission, state, error = self.ready.popleft()
-        if emission is None:
-            self.over = True
-        else:
-            self.state = state if state is not None else self.state
-            self._room.release()
-        return emission, error
-
-    def _run(self) -> None:
-        node = self.runner.node
-        try:
-            for emission in node.produce():
-                captured = emission.packet.captured or time.monotonic_ns()
-                state = node.snapshot() if self._snapshots else None
-                self._room.acquire()
-                with self._deciding:
-                    if self._stop:
-                        return
-                    self._put(emission, state, captured)
-        except BaseException as error:
-            self.ready.append((None, None, error))
-        else:
-            self.ready.append((None, None, None))
-        os.eventfd_write(self.wake, 1)
-
-    def _put(self, emission: Emission, state: dict[str, Any] | None, captured: int) -> None:
-        packet = emission.packet
-        stamped = Packet(packet.start, packet.stop, packet.data, captured)
-        self.ready.append((Emission(emission.port, stamped), state, None))
-        os.eventfd_write(self.wake, 1)
 
 
 class Worker:
@@ -185,12 +63,15 @@ class Worker:
         self.runners: list[Runner] = []
         self.by_name: dict[str, Runner] = {}
         self.in_links: dict[str, InLink] = {}
-        self._ports: dict[str, tuple[Runner, int]] = {}  # the consumer of each edge
+        self.feeds: dict[str, Feed] = {}
         self.out_links: dict[str, tuple[OutLink, Output]] = {}
         self.outputs: dict[str, Output] = {}
         self.locals: dict[str, Local] = {}
         self._heard: set[str] = set()
-        self._dirty: set[str] = set()  # routes with something to send, by name
+        self._dirty: list[Route] = []  # with something to send
+        self._late: list[Route] = []  # whose stream time has advanced, without a packet
+        self._tick_at = 0.0
+        self._waiting: list[Runner] = []  # whose handlers gave more than their edges take
         self._routes: dict[str, Route] = {}
         self._captured = 0
         self._commit_due = 0.0
@@ -203,6 +84,7 @@ class Worker:
         self._blocked: dict[str, int] = {}
         self._blocked_since: dict[str, int] = {}
         self._emitted_by_time = False
+        self._handled = 0  # packets that had waited and were given to a node
         self._told_backward = False
         self._inside = (0, 0)  # the node that is busy (1 for the first) and its port; none: 0
         self._generation: dict[str, int] = {}  # of each edge's connection
@@ -226,15 +108,17 @@ class Worker:
         )  # fmt: skip
         histograms = self.layout.histograms
         self.board = Board(board_fd, self.layout.words, histograms=len(histograms), writable=True)
+        self._busy = self.board.busy
         self.vault = Vault(vault_fd, writable=True)
-        self._histograms = {name: self.board.histogram(index) for name, index in histograms.items()}
+        for feed in self.feeds.values():
+            feed.latency = self.board.histogram(histograms[feed.name]).add
+        for local in self.locals.values():
+            local.latency = self.board.histogram(histograms[local.name]).add
         for fd in fds:
             os.close(fd)
         os.close(board_fd)
         os.close(vault_fd)
         self._find_reach()
-        self._index = {id(runner): index for index, runner in enumerate(self.runners)}
-        self._edge_names = {id(link): name for name, link in self.in_links.items()}
         self._snapshots = [
             runner for runner in self.runners
             if self.keeps and type(runner.node).is_snapshotting()
@@ -252,10 +136,11 @@ class Worker:
             except Exception as error:
                 raise NodeError(name, f"could not be made: {error}", kind=kind) from error
             node.clock = self.clock
-            runner = Runner(node, kind, words["inputs"])
-            for port in type(node).outputs:
-                route = Route(f"{name}.{port}")
+            runner = Runner(len(self.runners), node, kind, words["inputs"])
+            for port, declared in type(node).outputs.items():
+                route = Route(runner, port, declared.payload)
                 runner.routes[port] = self._routes[route.name] = route
+                runner.ways.append(route)
             if type(node).is_source():
                 runner.source = Source(runner, self.keeps and type(node).is_snapshotting())
                 if self.keeps and not type(node).is_snapshotting():
@@ -270,7 +155,7 @@ class Worker:
             link = OutLink(link_words["policy"], link_words["capacity"], link_words["window"])
             links.append(link)
             self._blocked[link_words["edge"]] = 0
-        output = Output(segment, links, self.inline_bytes)
+        output = Output(segment, links, self.inline_bytes, recoverable=self.keeps)
         for link_words, link in zip(words["links"], links, strict=True):
             self.out_links[link_words["edge"]] = (link, output)
         self.outputs[words["name"]] = output
@@ -283,7 +168,8 @@ class Worker:
         payload = type(runner.node).inputs[words["port"]].payload
         link = InLink(payload, words["window"], segment)
         self.in_links[words["edge"]] = link
-        self._ports[words["edge"]] = (runner, runner.ports.index(words["port"]))
+        port = runner.ports.index(words["port"])
+        self.feeds[words["edge"]] = Feed(words["edge"], link, runner, port)
 
     def _make_local(self, words: Message) -> None:
         target = self.by_name[words["node"]]
@@ -306,8 +192,9 @@ class Worker:
                     if not route.locals and runner.source is None:
                         # a loan lies in the edge's memory; a source fills it in another thread,
                         # and a consumer in this process would look at memory that is reused
-                        runner.node.__dict__[route.name.split(".")[1]].lender = route.output.loan
+                        runner.node.__dict__[route.port].lender = route.output.loan
                 for local in route.locals:
+                    runner.below |= {local.target.index} | local.target.below
                     reach.update({id(output): output for output in local.target.reach})
                     if len(local.target.ports) > 1:
                         reach[id(local)] = local
@@ -316,8 +203,8 @@ class Worker:
     def open(self) -> None:
         """Open every node, then take back what a predecessor had committed."""
         self.board.say(Board.PHASE, 1)
-        for index, runner in enumerate(self.runners):
-            with self._running(index, runner, "open"):
+        for runner in self.runners:
+            with self._running(runner, "open"):
                 runner.node.open()
         if self.incarnation:
             self._recover()
@@ -336,7 +223,7 @@ class Worker:
         if self._snapshot_bytes:
             kept = decode_state(self.vault.read(self._snapshot_half, self._snapshot_bytes))
             state, waiting = kept["nodes"], kept["waiting"]
-        for index, runner in enumerate(self.runners):
+        for runner in self.runners:
             counts = layout.read(words, "node", runner.node.name)
             for name in ("packets_in", "packets_out", "items_in", "items_out", "state_lost"):
                 setattr(runner, name, counts[name])
@@ -345,21 +232,22 @@ class Worker:
             names = list(runner.node.fault_counts)
             runner.node.fault_counts.update(layout.read_faults(words, runner.node.name, names))
             if runner.node.name in state:
-                with self._running(index, runner, "restore"):
+                with self._running(runner, "restore"):
                     runner.node.restore(state[runner.node.name])
                 if runner.source is not None:
                     runner.source.state = state[runner.node.name]
             elif not (type(runner.node).stateless or type(runner.node).is_snapshotting()):
                 runner.state_lost += bool(runner.packets_in or runner.packets_out)
-        for name, link in self.in_links.items():
-            self._recover_in(layout.read(words, "in", name), name, link)
+        for name, feed in self.feeds.items():
+            self._recover_in(layout.read(words, "in", name), feed)
         for name, output in self.outputs.items():
             self._recover_output(words, name, output)
         for name, local in self.locals.items():
             self._recover_local(layout.read(words, "local", name), local, waiting.get(name, []))
         for runner in self.runners:
             if runner.finished:
-                self._dirty.update(r.name for r in runner.routes.values() if r.output is not None)
+                for route in runner.ways:
+                    self._mark(route)
 
     def _recover_local(self, counts: dict[str, int], local: Local, waiting: list[bytes]) -> None:
         local.produced, local.produced_items = counts["produced"], counts["produced_items"]
@@ -375,7 +263,8 @@ class Worker:
             local.route.watermark = max(local.route.watermark, local.watermark)
             target.order.advance(local.port, ENDED if local.ended else local.watermark)
 
-    def _recover_in(self, counts: dict[str, int], name: str, link: InLink) -> None:
+    def _recover_in(self, counts: dict[str, int], feed: Feed) -> None:
+        link, order = feed.link, feed.runner.order
         receiver = link.receiver
         receiver.handled, receiver.duplicates = counts["handled"], counts["duplicates"]
         receiver.received = receiver.handled + receiver.duplicates
@@ -383,10 +272,9 @@ class Worker:
         receiver.handled_through = receiver.received_through = counts["handled_through"]
         receiver.ended = bool(counts["ended"])
         link.bytes = counts["bytes"]
-        runner, port = self._ports[name]
         if self._commits:
             receiver.watermark = counts["watermark"]
-            runner.order.advance(port, ENDED if receiver.ended else receiver.watermark)
+            order.advance(feed.port, ENDED if receiver.ended else receiver.watermark)
 
     def _recover_output(self, words: list[int], name: str, output: Output) -> None:
         counts = self.layout.read(words, "output", name)
@@ -402,7 +290,7 @@ class Worker:
                     if self._commits:
                         link.watermark = self._routes[name].watermark = out["watermark"]
         made = counts["sequence"], counts["items"]
-        if not self.by_name[name.split(".")[0]].repeats:
+        if not self._routes[name].runner.repeats:
             # what comes next is not what a consumer has seen under the numbers that follow
             made = max(made, output.segment.published)
         output.recover(*made, dropped)
@@ -412,17 +300,21 @@ class Worker:
     def run(self) -> None:
         """Serve until the supervisor says that everything is done."""
         self.context = Context()
-        self.poll.add(self.control.fileno(), ("control", None))
+        self.poll.add(self.control.fileno(), (self._obey, None))
         for runner in self.runners:
             if runner.source is not None:
-                self.poll.add(runner.source.wake, ("source", runner))
+                self.poll.add(runner.source.wake, (self._woken, runner.source))
         names = {runner.node.name: list(runner.node.fault_counts) for runner in self.runners}
         self.control.send("ready", faults=names)
         self._publish()  # a successor of a finished process ends its edges again
         with no_compilation():
             while not self._closing:
                 if self._work():
-                    if time.monotonic() >= self._board_at:
+                    now = time.monotonic()
+                    if now >= self._tick_at:
+                        self._tick_at = now + TICK_S
+                        self._tick()
+                    if now >= self._board_at:
                         self._refresh(between=True)
                     self._once(0)
                 else:
@@ -436,6 +328,7 @@ class Worker:
             self._commit()
         elif now >= self._board_at:
             self._refresh(between=True)
+        self._tick()
         for link in self.in_links.values():
             link.credit(all_of_them=True)
         self._say_finished()
@@ -449,91 +342,117 @@ class Worker:
         for runner in self.runners:
             if runner.source is not None and not runner.finished and runner.source.silent:
                 return -1
-        names = [*self.out_links, *self.locals]
-        for name, (link, output) in self.out_links.items():
+        place = 0
+        for link, output in self.out_links.values():
+            place += 1
             if not link.sender.room() or not output.room():
-                return 1 + names.index(name)
-        for name, local in self.locals.items():
+                return place
+        for local in self.locals.values():
+            place += 1
             if not local.room():
-                return 1 + names.index(name)
+                return place
         return 0
 
     def _once(self, milliseconds: int) -> None:
         """Wait for something to arrive and take it in."""
         self.board.say(Board.HEARTBEAT, time.monotonic_ns())
-        for what, who in self.poll.wait(milliseconds):
-            if what == "in":
-                self._arrived(who)
-            elif what == "out":
-                link, output = self.out_links[who]
-                link.receive(output)
-                if link.sender.connected and who not in self._heard:
-                    self._heard.add(who)
-                    self.control.send("linked", edge=who, generation=self._generation[who])
-            elif what == "source":
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(who.source.wake)
-            else:
-                self._obey()
+        for take_in, what in self.poll.wait(milliseconds):
+            take_in(what)
 
-    def _arrived(self, name: str) -> None:
-        link = self.in_links[name]
-        runner, port = self._ports[name]
+    def _woken(self, source: Source) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(source.wake)
+
+    def _heard_from(self, name: str) -> None:
+        """The consumer of an edge says something: credits, or that it is there."""
+        link, output = self.out_links[name]
+        link.receive(output)
+        if link.sender.connected and name not in self._heard:
+            self._heard.add(name)
+            self.control.send("linked", edge=name, generation=self._generation[name])
+
+    def _arrived(self, feed: Feed) -> None:
+        """Take in what an edge brings; a node with one input is given it at once."""
+        link, runner, port = feed.link, feed.runner, feed.port
+        order = runner.order
+        at_once = BATCH if runner.alone and not self._waiting else 0
         for arrival in link.receive():
             if isinstance(arrival, int):
-                runner.order.advance(port, arrival)
-            else:
-                runner.order.push(port, arrival.header.start, (link, arrival))
-                runner.order.advance(port, arrival.header.watermark)
-                link.bytes += arrival.header.nbytes
+                order.advance(port, arrival)
+                continue
+            header = arrival.header
+            link.bytes += header.nbytes
+            order.push(port, header.start, (feed, arrival))
+            order.advance(port, header.watermark)
+            if at_once:
+                at_once -= 1
+                self._work_node(runner, 1)
+                if not at_once:
+                    break  # others have waited; what is left is seen again
         if link.receiver.ended:
-            runner.order.end(port)
+            order.end(port)
 
     def _work(self) -> bool:
         """Hand over what is ready; whether more is ready now."""
-        more = False
+        more = blocked = False
         if self._blocked_since:
             self._note_blocked()
-        for index, runner in enumerate(self.runners):
+        handled = self._handled
+        for runner in self.runners:
             if runner.finished:
                 continue
             if runner.source is not None:
-                more |= self._work_source(index, runner)
-                continue
-            for _ in range(16):  # then look at the edges again
-                if not all(place.room() for place in runner.reach):
-                    self._note_blocked()
-                    break
-                item = runner.order.pop()
-                if item is None:
-                    self._settle_item(index, runner)
-                    break
-                self._handle(index, runner, item[0], item[1])
-                self._item_done()
+                more |= self._work_source(runner)
+                blocked |= bool(runner.source.ready)
             else:
-                more = True
-        return more
+                more |= self._work_node(runner, BATCH)
+        # a source that was blocked by what a node further down has handled since can go on
+        return more or (blocked and self._handled != handled)
 
-    def _work_source(self, index: int, runner: Runner) -> bool:
+    def _work_node(self, runner: Runner, most: int) -> bool:
+        """Give a node up to so many packets; whether there may be more."""
+        order = runner.order
+        for _ in range(most):
+            for place in runner.reach:
+                if not place.room():
+                    self._note_blocked()
+                    return False
+            item = order.pop()
+            if item is None:
+                if order.time > runner.time:  # or the stream has ended
+                    self._settle(runner)
+                    self._item_done()
+                return False
+            self._handle(runner, item[0], item[1])
+            self._settle(runner)
+            self._item_done()
+        return True
+
+    def _work_source(self, runner: Runner) -> bool:
         source = runner.source
         assert source is not None
-        for _ in range(16):
-            if not source.ready:
+        ready = source.ready
+        for left in range(BATCH - 1, -1, -1):
+            if not ready:
                 return False
             if not all(place.room() for place in runner.reach):
+                if self._tell_time(runner):
+                    self._item_done()
                 self._note_blocked()
                 return False
             emission, error = source.take()
             if error is not None:
                 raise self._node_error(runner, "produce", error) from error
             if emission is None:
-                self._finish(index, runner)
+                self._finish(runner)
             elif self._is_backward(runner, emission):
                 continue
             else:
                 self._captured = emission.packet.captured
-                self._emit(index, runner, emission)
-                self._source_time(index, runner, emission)
+                self._emit(runner, emission)
+                self._source_time(runner, emission)
+                if not left or not ready:  # else the next packet says it better
+                    self._tell_time(runner)
             self._item_done()
             if runner.finished:
                 return False
@@ -558,12 +477,25 @@ class Worker:
         faults[BACKWARD] = faults.get(BACKWARD, 0) + 1
         return True
 
-    def _source_time(self, index: int, runner: Runner, emission: Emission) -> None:
+    def _source_time(self, runner: Runner, emission: Emission) -> None:
         """A source's packets are in order: this port is past the packet, the others are at it."""
-        runner.time = emission.packet.start
-        for port, route in runner.routes.items():
-            packet = emission.packet
-            self._let_pass(route, packet.stop if port == emission.port else packet.start)
+        packet = emission.packet
+        runner.time = packet.start
+        for route in runner.ways:
+            mark = packet.stop if route.port == emission.port else packet.start
+            if mark > route.watermark:
+                route.watermark = mark
+                self._mark(route)
+
+    def _tell_time(self, runner: Runner) -> bool:
+        """Tell the nodes of this process how far their source is; whether that was new to them."""
+        told = False
+        for route in runner.ways:
+            for local in route.locals:
+                if route.watermark > local.watermark:
+                    told = True
+                    self._tell(local, route.watermark)
+        return told
 
     def _note_blocked(self) -> None:
         """Add up how long each lossless edge has been full."""
@@ -579,115 +511,148 @@ class Worker:
 
     # --- handing over -------------------------------------------------------------------------
 
-    def _handle(self, index: int, runner: Runner, port: int, item: Any) -> None:
-        """Give one packet to a node, and everything it causes in this process to the others."""
+    def _handle(self, runner: Runner, port: int, item: Any) -> None:
+        """Give one packet that had waited to a node, and its effects to the others here."""
         owner, arrival = item
-        if isinstance(owner, InLink):
-            packet = owner.packet(arrival)
-            name = self._edge_names[id(owner)]
-            items = arrival.header.items
+        self._handled += 1
+        if type(owner) is Feed:
+            link, header = owner.link, arrival.header
+            # the node alone holds the packet: a view that we held too would keep its slot
+            self._give(runner, port, link.packet(arrival), header.items, owner)
+            link.handled(arrival)
+            if header.watermark > link.receiver.watermark:
+                link.receiver.watermark = header.watermark
         else:
-            packet, name, items = arrival, owner.name, len(arrival.data)
-        if packet.captured:
-            self._histograms[name].add(time.monotonic_ns() - packet.captured)
-        self._captured = packet.captured
-        runner.packets_in += 1
-        runner.items_in += items
-        span = (packet.start, packet.stop)
-        outer = self._enter(index, port)
-        try:
-            emissions = runner.handlers[port](packet)
-            del packet  # a view that only we still hold would keep its slot
-            if emissions is not None:
-                for emission in emissions:
-                    self._emit(index, runner, emission)
-        except StreamflowError as error:
-            if isinstance(error, NodeError) and error.span:
-                raise
-            raise self._node_error(runner, f"on_{runner.ports[port]}", error, span) from error
-        except Exception as error:
-            raise self._node_error(runner, f"on_{runner.ports[port]}", error, span) from error
-        self._leave(outer)
-        if isinstance(owner, InLink):
-            owner.handled(arrival)
-            owner.receiver.watermark = max(owner.receiver.watermark, arrival.header.watermark)
-        else:
+            items = len(arrival.data)
+            self._give(runner, port, arrival, items, owner)
             owner.handled += 1
             owner.handled_items += items
-        self._settle(index, runner)
+
+    def _give(
+        self, runner: Runner, port: int, packet: Packet[Any], items: int, owner: Feed | Local
+    ) -> None:
+        """Call a node's handler, and send on its way what that yields."""
+        now = time.monotonic_ns()
+        self._captured = packet.captured
+        if packet.captured:
+            owner.latency(now - packet.captured)
+        runner.packets_in += 1
+        runner.items_in += items
+        start, stop = packet.start, packet.stop
+        outer = self._inside
+        self._inside = (runner.index + 1, port)
+        self._busy(runner.index + 1, port, now)
+        try:
+            emissions = runner.handlers[port](packet)
+            del packet
+            if emissions is not None:
+                for emission in emissions:
+                    self._emit(runner, emission)
+        except Exception as error:
+            if isinstance(error, NodeError) and error.span:
+                raise
+            what = f"on_{runner.ports[port]}"
+            raise self._node_error(runner, what, error, (start, stop)) from error
+        self._inside = outer
+        if outer[0]:
+            self._busy(outer[0], outer[1], time.monotonic_ns())
+        else:
+            self._busy(0, 0, 0)
 
     def _enter(self, index: int, port: int) -> tuple[int, int]:
         """Say on the board what is busy; returns what was, where one node runs inside another."""
         outer, self._inside = self._inside, (index + 1, port)
-        self.board.busy(index + 1, port, time.monotonic_ns())
+        self._busy(index + 1, port, time.monotonic_ns())
         return outer
 
     def _leave(self, outer: tuple[int, int]) -> None:
         """Say that it is done, and what goes on."""
         self._inside = outer
-        self.board.busy(*outer, time.monotonic_ns() if outer[0] else 0)
+        self._busy(*outer, time.monotonic_ns() if outer[0] else 0)
 
-    def _emit(self, index: int, runner: Runner, emission: Emission) -> None:
+    def _emit(self, runner: Runner, emission: Emission) -> None:
         """Send a packet on its way: to this process's nodes at once, to others' with the commit."""
         route = runner.routes.get(emission.port)
-        check_emission(runner.node, emission, route.watermark if route is not None else NEVER)
-        assert route is not None
         packet = emission.packet
-        if not packet.captured:
-            packet = Packet(packet.start, packet.stop, packet.data, self._captured)
-        items = len(packet.data)
-        packet.data.array.flags.writeable = False
+        data, start = packet.data, packet.start
+        if (
+            route is None
+            or type(data) is not route.payload
+            or not route.watermark <= start <= packet.stop
+        ):
+            check_emission(runner.node, emission, route.watermark if route is not None else NEVER)
+        assert route is not None  # the check has said what is wrong
+        if not packet.captured and self._captured:
+            packet = Packet(start, packet.stop, data, self._captured)
+        items, array = len(data), data.array
+        array.setflags(False)  # not write=False: that takes twice as long
         runner.packets_out += 1
         runner.items_out += items
-        route.watermark = max(route.watermark, packet.start)
+        route.watermark = start
         if route.output is not None:
-            if not route.output.room():
-                self._wait_for_room(route.output)
-            try:
-                route.output.stage(packet)
-            except StreamflowError as error:
-                raise NodeError(
-                    runner.node.name, f"output {emission.port!r}: {error}", kind=runner.kind
-                ) from error
-            self._dirty.add(route.name)
+            self._stage(route, packet)
         for local in route.locals:
             local.produced += 1
             local.produced_items += items
-            local.bytes += packet.data.array.nbytes
-            local.watermark = packet.start
+            local.bytes += array.nbytes
+            local.watermark = start
             target, captured = local.target, self._captured
-            target.order.advance(local.port, packet.start)
-            if len(target.ports) == 1:  # nothing to wait for
-                self._handle(self._index[id(target)], target, 0, (local, packet))
+            target.order.advance(local.port, start)
+            if target.alone:
+                self._give(target, 0, packet, items, local)
+                local.handled += 1
+                local.handled_items += items
+                self._settle(target)
             else:
-                target.order.push(local.port, packet.start, (local, packet))
+                target.order.push(local.port, start, (local, packet))
                 self._run_local(target)
+                local.waiting_max = max(local.waiting_max, local.waiting)
             self._captured = captured
-            local.waiting_max = max(local.waiting_max, local.waiting)
+
+    def _stage(self, route: Route, packet: Packet[Any]) -> None:
+        """Write a packet to the memory of its edges; it leaves when the item is done."""
+        output = route.output
+        assert output is not None
+        if not output.room():
+            self._wait_for_room(route.runner, output)
+        try:
+            output.stage(packet)
+        except StreamflowError as error:
+            node, kind = route.runner.node.name, route.runner.kind
+            raise NodeError(node, f"output {route.port!r}: {error}", kind=kind) from error
+        self._mark(route)
+
+    def _mark(self, route: Route) -> None:
+        """Note that a route has something to send."""
+        if not route.dirty and route.output is not None:
+            route.dirty = True
+            self._dirty.append(route)
 
     def _run_local(self, runner: Runner) -> None:
-        index = self._index[id(runner)]
-        item = runner.order.pop()
+        """Give a node what may go now that something new is known of its inputs."""
+        item = None if runner.alone else runner.order.pop()
         if item is None:
-            self._settle(index, runner)
-        while item is not None:  # handling settles
-            self._handle(index, runner, item[0], item[1])
+            self._settle(runner)
+        while item is not None:
+            self._handle(runner, item[0], item[1])
+            self._settle(runner)
             item = runner.order.pop()
 
-    def _settle(self, index: int, runner: Runner) -> None:
+    def _settle(self, runner: Runner) -> None:
         """Let a node see how far stream time is, and its consumers after it."""
         now = runner.order.time
         if now == ENDED:
             if not runner.finished:
-                self._finish(index, runner)
+                self._finish(runner)
             return
         if now > runner.time:
             runner.time = now
             if runner.advances:
-                self._call(index, runner, "advance", now)
-        held = runner.node.holds_from
-        mark = runner.time if held is None else min(held, runner.time)
-        for route in runner.routes.values():
+                self._call(runner, "advance", now)
+        held, mark = runner.node.holds_from, runner.time
+        if held is not None and held < mark:
+            mark = held
+        for route in runner.ways:
             if mark > route.watermark:
                 self._let_pass(route, mark)
 
@@ -695,36 +660,38 @@ class Worker:
         """Stream time on a port has reached `mark`."""
         route.watermark = mark
         if route.output is not None:
-            self._dirty.add(route.name)
+            self._mark(route)
         for local in route.locals:
-            local.watermark = mark
-            local.target.order.advance(local.port, mark)
-            self._run_local(local.target)
+            self._tell(local, mark)
 
-    def _finish(self, index: int, runner: Runner) -> None:
-        self._call(index, runner, "finish")
+    def _tell(self, local: Local, mark: int) -> None:
+        local.watermark = mark
+        local.target.order.advance(local.port, mark)
+        self._run_local(local.target)
+
+    def _finish(self, runner: Runner) -> None:
+        self._call(runner, "finish")
         runner.finished = True
         runner.node.holds_from = None
         self._end_outputs(runner)
         self._commit_due = 0.0  # the end is worth a commit at once
 
     def _end_outputs(self, runner: Runner) -> None:
-        for route in runner.routes.values():
-            if route.output is not None:
-                self._dirty.add(route.name)
+        for route in runner.ways:
+            self._mark(route)
             for local in route.locals:
                 local.ended = True
                 local.target.order.end(local.port)
                 self._run_local(local.target)
 
-    def _call(self, index: int, runner: Runner, verb: str, *arguments: int) -> None:
+    def _call(self, runner: Runner, verb: str, *arguments: int) -> None:
         """Call a verb that may emit."""
-        outer = self._enter(index, _verb(verb))
+        outer = self._enter(runner.index, _verb(verb))
         try:
             emissions = getattr(runner.node, verb)(*arguments)
             if emissions is not None:
                 for emission in emissions:
-                    self._emit(index, runner, emission)
+                    self._emit(runner, emission)
                     self._emitted_by_time = True
         except NodeError as error:
             if error.span:
@@ -734,45 +701,66 @@ class Worker:
             raise self._node_error(runner, verb, error) from error
         self._leave(outer)
 
-    def _wait_for_room(self, output: Output) -> None:
-        """A handler gave more than its edge takes: send what there is, wait, then go on."""
-        output.prepare(NEVER)
-        output.publish()
-        board = self.board
+    def _wait_for_room(self, runner: Runner, output: Output) -> None:
+        """A handler gave more than its edge takes: send what there is, wait, then go on.
+
+        Meanwhile other nodes of this process go on where they can: what has no room may wait for
+        one of them, further down the graph.
+        """
+        output.send(NEVER)
+        board, captured = self.board, self._captured
         board.say(Board.SINCE, 0)  # waiting for others is not a hanging handler
+        self._waiting.append(runner)
         while not output.room():
             self._note_blocked()
+            if not self.keeps:
+                self._publish()
+            self._tick()
             for link in self.in_links.values():
                 link.credit(all_of_them=True)
             self._refresh(between=False)
             board.say(Board.WAITING, self._waits_for())
-            self._once(IDLE_MS)
+            self._once(0 if self._work_others() else IDLE_MS)
             if self._closing:
                 raise Stopped
+        self._waiting.pop()
+        self._captured = captured
         self._note_blocked()
         self._leave(self._inside)
 
-    # --- committing ---------------------------------------------------------------------------
+    def _work_others(self) -> bool:
+        """Hand over what is ready to nodes that lead to none whose handler waits for room.
 
-    def _settle_item(self, index: int, runner: Runner) -> None:
-        """Nothing to hand over, but stream time may have advanced or the stream ended."""
-        if runner.order.time > runner.time:
-            self._settle(index, runner)
-            self._item_done()
+        Whether more is ready now. Not in a process that commits: it would commit half an item.
+        """
+        more = False
+        if not self.keeps:
+            busy = {runner.index for runner in self._waiting}
+            for other in self.runners:
+                idle = other.source is None and not other.finished
+                if idle and other.index not in busy and not other.below & busy:
+                    more |= self._work_node(other, BATCH)
+        return more
+
+    # --- committing ---------------------------------------------------------------------------
 
     def _item_done(self) -> None:
         """A packet and everything it caused is handled: commit now or soon, and send."""
-        self._prepare()
-        if self.keeps:
-            self._uncommitted = True
-            if self._must_commit() or time.monotonic() >= self._commit_due:
-                self._commit()
-        self._publish()
         if not self.keeps:
+            if self._dirty:
+                self._publish()
             for link in self.in_links.values():
                 if link.uncommitted:
                     link.commit()
                     link.credit(all_of_them=False)
+            return
+        for route in self._dirty:
+            if route.output is not None:
+                route.output.prepare(route.watermark)
+        self._uncommitted = True
+        if self._must_commit() or time.monotonic() >= self._commit_due:
+            self._commit()
+        self._publish()
 
     def _must_commit(self) -> bool:
         """Whether this item must be safe before anyone sees what it caused.
@@ -791,21 +779,36 @@ class Worker:
     def _window_is_full(self) -> bool:
         return any(2 * link.uncommitted >= link.window for link in self.in_links.values())
 
-    def _prepare(self) -> None:
-        for name in self._dirty:
-            route = self._routes[name]
-            if route.output is not None:
-                route.output.prepare(route.watermark)
-
     def _publish(self) -> None:
-        for name in self._dirty:
-            route = self._routes[name]
-            if route.output is not None:
-                route.output.publish()
-                route.output.tick(route.watermark)
-                if self.by_name[name.split(".")[0]].finished:
-                    route.output.end()
+        """Send what is dirty: packets at once, mere ticks of stream time soon."""
+        for route in self._dirty:
+            output = route.output
+            route.dirty = False
+            if output is None:
+                continue
+            if output.staged:
+                if self.keeps:
+                    output.publish()
+                else:
+                    output.send(route.watermark)
+            elif not route.runner.finished:
+                if not route.late:
+                    route.late = True
+                    self._late.append(route)
+                continue
+            output.tick(route.watermark)
+            if route.runner.finished:
+                output.end()
         self._dirty.clear()
+
+    def _tick(self) -> None:
+        """Tell of stream time that has passed without a packet."""
+        if self._late:
+            for route in self._late:
+                route.late = False
+                if route.output is not None:
+                    route.output.tick(route.watermark)
+            self._late.clear()
 
     def _commit(self) -> None:
         """Make counters, snapshot and everything staged one whole; then credits may go back."""
@@ -832,7 +835,7 @@ class Worker:
 
     def _node_states(self) -> Iterator[tuple[str, msgspec.Raw]]:
         for runner in self._snapshots:
-            with self._running(self._index[id(runner)], runner, "snapshot"):
+            with self._running(runner, "snapshot"):
                 if runner.source is None:
                     state: Any = runner.node.snapshot()
                 else:
@@ -896,7 +899,7 @@ class Worker:
 
     # --- the supervisor -----------------------------------------------------------------------
 
-    def _obey(self) -> None:
+    def _obey(self, _nothing: None) -> None:
         for message in self.control.receive():
             operation = message["op"]
             if operation == "link":
@@ -932,18 +935,18 @@ class Worker:
             link, _output = self.out_links[edge]
             channel.bind(Path(path))
             link.attach(channel)
-            self.poll.add(channel, ("out", edge))
+            self.poll.add(channel, (self._heard_from, edge))
         else:
             channel.connect(Path(path))
             self.in_links[edge].attach(channel)
-            self.poll.add(channel, ("in", edge))
+            self.poll.add(channel, (self._arrived, self.feeds[edge]))
 
     def _unlink(self, edge: str) -> None:
         self._heard.discard(edge)
         link = self.out_links[edge][0] if edge in self.out_links else self.in_links[edge]
         if link.channel is not None:
             if edge in self.in_links:
-                self._arrived(edge)  # what had arrived is ours already
+                self._arrived(self.feeds[edge])  # what had arrived is ours already
             self.poll.remove(link.channel)
         link.detach()
         self._finished_said = False
@@ -965,13 +968,13 @@ class Worker:
     def _close(self) -> None:
         """Everything is done: results, then close the nodes, then say goodbye."""
         results: dict[str, Any] = {}
-        for index, runner in enumerate(self.runners):
-            with self._running(index, runner, "results"):
+        for runner in self.runners:
+            with self._running(runner, "results"):
                 if found := runner.node.results():
                     msgspec.msgpack.encode(found)  # plain JSON, or an error that names the node
                     results[runner.node.name] = found
-        for index, runner in enumerate(self.runners):
-            with self._running(index, runner, "close"):
+        for runner in self.runners:
+            with self._running(runner, "close"):
                 runner.node.close()
         self._refresh(between=False)
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -989,8 +992,8 @@ class Worker:
                 runner.node.log.warning("close failed after the run had failed", exc_info=True)
 
     @contextlib.contextmanager
-    def _running(self, index: int, runner: Runner, verb: str) -> Any:
-        outer = self._enter(index, _verb(verb))
+    def _running(self, runner: Runner, verb: str) -> Any:
+        outer = self._enter(runner.index, _verb(verb))
         try:
             yield
         except Exception as error:
@@ -1045,12 +1048,26 @@ def _prctl(option: int, value: int | bytes) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value)
 
 
+def _keep_memory() -> None:
+    """Have the C library keep freed memory: a frame for each packet would else be mapped from the
+    kernel, page by page, and given back every time. Other C libraries than glibc have no such call.
+    """  # fmt: skip
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
+        mallopt(_M_TRIM_THRESHOLD, 64 << 20)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
 def main(path: str, process: str, incarnation: int, parent: int) -> int:
     """Run one process of a graph; returns its exit code."""
     die_with_parent(parent)
     _prctl(15, process.encode()[:15])  # PR_SET_NAME: what ps and top call it
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the supervisor decides how the run ends
+    _keep_memory()
     control = Control.connect(path)
     control.send(
         "hello", process=process, pid=os.getpid(), incarnation=incarnation, protocol=PROTOCOL,

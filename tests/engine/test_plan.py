@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from streamflow.errors import GraphError
 from streamflow.graph import load
 from streamflow.plan import Plan, make_plan
 from streamflow.text import columns, many, size
@@ -142,3 +143,33 @@ def test_counts_agree_with_their_nouns() -> None:
 
 def test_columns_are_aligned_and_lines_have_no_blanks_at_their_ends() -> None:
     assert columns([("a", "b"), ("long", "")]) == ["a     b", "long"]
+
+
+RETURNS = """\
+    nodes:
+      a: {kind: ramp}
+      b: {kind: relay, inputs: {values: a.values}}
+      c: {kind: relay, inputs: {values: {from: b.passed%s}}}
+      d: {kind: relay, inputs: {values: c.passed}}
+    processes:
+      hot: {nodes: [b, d]%s}
+    """
+
+
+def test_a_process_that_restarts_and_could_wait_for_itself_is_refused() -> None:
+    with pytest.raises(GraphError) as caught:
+        plan(RETURNS % ("", ", restart: on_failure"))
+
+    (fault,) = caught.value.faults
+    assert fault.line == 5
+    assert "'b' leads to its node 'd' by way of 'c' in process 'c'" in fault.message
+    assert "put 'c' into process 'hot'" in fault.message
+
+
+@pytest.mark.parametrize(
+    ("edge", "process"), [("", ""), (", when_full: latest", ", restart: on_failure")]
+)
+def test_a_process_that_cannot_wait_for_itself_may_be_left_and_entered_again(
+    edge: str, process: str
+) -> None:
+    assert len(plan(RETURNS % (edge, process)).processes) == 3

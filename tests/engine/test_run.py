@@ -164,17 +164,19 @@ nodes:
     assert gone(everyone) == []
 
 
-def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_stops_at_once(tmp_path: Path, number: int, code: int) -> None:
     text = ENDLESS.replace("rows: numbers.rows}}", "rows: numbers.rows}, settings: {delay: 1}}")
     it = Run(tmp_path, text)
     it.wait_for(lambda: it.last_look().get("nodes", {}).get("numbers", {}).get("packets_out"))
 
-    it.process.send_signal(signal.SIGINT)
+    it.process.send_signal(number)
     it.wait_for(lambda: it.last_look().get("outcome") == "interrupted")
-    it.process.send_signal(signal.SIGINT)
+    it.process.send_signal(number)
 
-    assert it.end() == 130
+    assert it.end() == code
     assert "second signal" in it.report["error"]
+    assert {process["pid"] for process in it.report["processes"].values()} == {0}
 
 
 # --- order, layouts, policies --------------------------------------------------------------------

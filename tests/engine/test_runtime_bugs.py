@@ -327,6 +327,24 @@ def test_a_graph_that_cannot_go_on_is_stopped_and_the_way_out_is_said(
     assert "capacity" in error
 
 
+def test_packets_may_leave_a_process_and_come_back_to_it(tmp_path: Path) -> None:
+    text = """
+nodes:
+  numbers: {kind: number_source, settings: {count: 20}}
+  many: {kind: trouble, inputs: {rows: numbers.rows}, settings: {what: many}}
+  there: {kind: doubler, inputs: {rows: {from: many.same, capacity: 2, window: 2}}}
+  back: {kind: doubler, inputs: {rows: {from: there.doubled, capacity: 2, window: 2}}}
+  total: {kind: row_total, inputs: {rows: back.doubled}}
+processes:
+  here: {nodes: [many, back]}
+"""
+    it = Run(tmp_path, text)  # one packet gives 1000, and 8 find room on the way
+
+    assert it.end() == 0, it.err
+    assert it.report["results"]["total"]["packets"] == 1020
+    assert it.report["unbalanced"] == {}
+
+
 def test_a_device_that_says_nothing_is_no_deadlock(tmp_path: Path) -> None:
     text = """
 nodes:

@@ -302,6 +302,22 @@ def test_a_kernel_that_open_warmed_up_may_be_used() -> None:
     assert 3 in node.diary
 
 
+class Lazy:
+    """As the lazy modules of large libraries: it loads what is not there when asked what it is."""
+
+    @property  # type: ignore[misc]  # that is the point
+    def __class__(self) -> type:
+        raise ImportError("an optional library is not installed")
+
+
+def test_kernels_are_found_beside_objects_that_cannot_say_what_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(globals(), "lazy", Lazy())
+
+    assert list(kernels_loaded())
+
+
 def test_kernels_may_compile_again_afterwards() -> None:
     assert total in list(kernels_loaded())
 
