@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamflow_nodes.kernels.background_activity import keep_supported, keep_supported_by
-from streamflow_nodes.kernels.count_frame import balance_events, clear_rows, count_events
+from streamflow_nodes.kernels.count_frame import clear_rows, count_events
 from streamflow_nodes.kernels.crop import keep_inside
 from streamflow_nodes.kernels.downsample import shrink
 from streamflow_nodes.kernels.hot_pixels import keep_cool
@@ -78,22 +78,22 @@ def shrunk(kernel, events):
 
 def counted(kernel, events):
     frame, touched = np.zeros((2, HEIGHT, WIDTH), np.int16), np.zeros(2 * HEIGHT, np.uint8)
-    return (*kernel(events, 0, 10, 200, 32767, frame, touched), frame, touched)
+    return (*kernel(events, 0, 10, 200, 32767, None, frame, touched), frame, touched)
 
 
 def counted_together(kernel, events):
     frame, touched = np.zeros((HEIGHT, WIDTH), np.uint8), np.zeros(HEIGHT, np.uint8)
-    return (*kernel(events, 0, 10, 200, 2, frame, touched), frame, touched)
+    return (*kernel(events, 0, 10, 200, 2, None, frame, touched), frame, touched)
 
 
 def balanced(kernel, events):
     frame, touched = np.zeros((HEIGHT, WIDTH), np.int16), np.zeros(HEIGHT, np.uint8)
-    return (*kernel(events, 0, 10, 200, 2, frame, touched), frame, touched)
+    return (*kernel(events, 0, 10, 200, 2, -2, frame, touched), frame, touched)
 
 
 def cleared(kernel, events):
     frame, touched = np.zeros((2, HEIGHT, WIDTH), np.int16), np.zeros(2 * HEIGHT, np.uint8)
-    count_events(events, 0, 10, 200, 32767, frame, touched)
+    count_events(events, 0, 10, 200, 32767, None, frame, touched)
     touched[3] = 0
     kernel(frame, touched)
     return frame, touched
@@ -136,7 +136,7 @@ def found(kernel, events):
     [
         (supported, keep_supported), (supported_by, keep_supported_by), (rested, keep_rested),
         (cool, keep_cool), (inside, keep_inside), (shrunk, shrink), (counted, count_events),
-        (counted_together, count_events), (balanced, balance_events), (cleared, clear_rows),
+        (counted_together, count_events), (balanced, count_events), (cleared, clear_rows),
         (noted, note_times), (noted_together, note_times), (faded, exponents),
         (ordered, in_order), (merged, merge_sorted), (found, find_stop),
     ],
@@ -205,7 +205,7 @@ def test_a_count_frame_does_not_care_about_the_order_of_events(steps, order):
     frames = []
     for stream in (events, mixed):
         frame, touched = np.zeros((2, HEIGHT, WIDTH), np.int16), np.zeros(2 * HEIGHT, np.uint8)
-        count_events(stream, 0, -(10**6), 10**6, 32767, frame, touched)
+        count_events(stream, 0, -(10**6), 10**6, 32767, None, frame, touched)
         frames.append(frame)
         np.testing.assert_array_equal(touched, frame.any(axis=2).reshape(-1))
 

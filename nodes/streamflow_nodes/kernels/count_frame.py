@@ -16,6 +16,7 @@ def count_events(
     start: int,
     stop: int,
     most: int,
+    least: int | None,
     frame: NDArray[Any],
     touched: NDArray[np.uint8],
 ) -> tuple[int, int, int, int]:
@@ -28,6 +29,7 @@ def count_events(
     first : int, index of the event to begin with
     start, stop : int, us; the frame covers [start, stop)
     most : int, what a pixel counts up to
+    least : None to count events, or int, down to which a pixel counts ON less OFF events
     frame : (height, width) or (2, height, width) by polarity, whole numbers, C order, updated
     touched : (height,) or (2 * height,) uint8, 1 written for each row that an event was counted in
     """
@@ -56,53 +58,20 @@ def count_events(
             is_on = (above - (((place >> word) & byte) ^ one)) >> eight
             row += is_on * rows
         touched[row] = 1
-        before = lines[row, x]
-        if before == most:  # a branch that is never taken is cheaper than a number added each time
-            beyond += 1
+        # branches that are never taken are cheaper than a number that is added each time
+        if least is None:  # known to the compiler, too
+            before = lines[row, x]
+            if before == most:
+                beyond += 1
+            else:
+                lines[row, x] = before + 1
         else:
-            lines[row, x] = before + 1
-    return number, outside, late, beyond
-
-
-@njit(cache=True, nogil=True)
-def balance_events(
-    events: NDArray[np.int64],
-    first: int,
-    start: int,
-    stop: int,
-    most: int,
-    frame: NDArray[Any],
-    touched: NDArray[np.uint8],
-) -> tuple[int, int, int, int]:
-    """As `count_events`, but `frame`, (height, width) of signed numbers, counts ON less OFF events,
-    from -most to most.
-    """
-    one, two, half, word = np.uint64(1), np.uint64(2), np.uint64(16), np.uint64(32)
-    low, byte = np.uint64(0xFFFF), np.uint64(0xFF)
-    rows, columns = np.uint64(frame.shape[0]), np.uint64(frame.shape[1])
-    number, period = events.size // 2, np.uint64(stop - start)
-    outside = late = beyond = 0
-    for index in range(first, number):
-        at = two * np.uint64(index)
-        time, place = events[at], np.uint64(events[at + one])
-        x = place & low
-        row = (place >> half) & low
-        is_outside = np.int64((columns - one - x) | (rows - one - row)) < 0
-        if np.uint64(time - start) >= period:  # one branch for what is rare
-            if time >= stop:
-                return index, outside, late, beyond
-            late += not is_outside
-        if is_outside:
-            outside += 1
-            continue
-        # in this form, polarity becomes no branch: it is a coin toss to the branch predictor
-        step = np.int64(np.uint64(((place >> word) & byte) == one) << one) - 1
-        touched[row] = 1
-        after = np.int64(frame[row, x]) + step
-        if after > most or after < -most:
-            beyond += 1
-        else:
-            frame[row, x] = after
+            is_on = (above - (((place >> word) & byte) ^ one)) >> eight
+            after = np.int64(lines[row, x]) + np.int64(is_on << one) - 1
+            if after > most or after < least:
+                beyond += 1
+            else:
+                lines[row, x] = after
     return number, outside, late, beyond
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
@@ -14,7 +15,9 @@ from streamflow.packet import Events, Packet, Tensor
 
 from ..event_packets import Sensor, Words, no_words
 from ..frames import FrameMemory, Periods
-from ..kernels.count_frame import balance_events, clear_rows, count_events
+from ..kernels.count_frame import clear_rows, count_events
+
+_Frame = tuple[NDArray[Any], NDArray[np.uint8]]
 
 
 class CountFrameSettings(Settings, frozen=True, kw_only=True):
@@ -64,7 +67,7 @@ class CountFrame(Node[CountFrameSettings]):
                 "set dtype: int16, or polarity: merged",
             )
         self._most = int(np.iinfo(setting.dtype).max)
-        self._kernel = balance_events if setting.polarity == "signed" else count_events
+        self._least = -self._most if setting.polarity == "signed" else None
         self._planes = (2,) if setting.polarity == "separate" else ()
         self._axes = ("polarity", "y", "x") if self._planes else ("y", "x")
         self._periods = Periods(self, setting.period, self._begin, self._fill, self._leave)
@@ -82,28 +85,35 @@ class CountFrame(Node[CountFrameSettings]):
 
     def snapshot(self) -> dict[str, Any]:
         state = self._periods.snapshot()
-        return state and {**state, "frame": self._frame}
+        return state and {**state, "frame": self._counting()[0]}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._periods.restore(state)
         if state:
-            self._frame[:] = state["frame"]
-            self._touched[:] = 1
+            frame, touched = self._counting()
+            frame[:] = state["frame"]
+            touched[:] = 1
 
     def _begin(self, sensor: Sensor) -> None:
         width, height = sensor
         rows = (*self._planes, height)
         self._memory = FrameMemory(*rows, width, dtype=self.settings.dtype, marks=math.prod(rows))
-        self._blank()
+        self._filling: _Frame | None = None
 
-    def _blank(self) -> None:
-        """The next frame, without events; of used memory only what is not zero is written."""
-        self._frame, self._touched = self._memory.take()
-        clear_rows(self._frame, self._touched)
+    def _counting(self) -> _Frame:
+        """The frame being filled and its touched rows, without events at first.
+
+        It begins as late as can be: the memory of the frame before is then free again, and warm.
+        Of used memory, only what is not zero is written.
+        """
+        if self._filling is None:
+            self._filling = self._memory.take()
+            clear_rows(*self._filling)
+        return self._filling
 
     def _fill(self, words: Words, first: int, start: int, stop: int) -> int:
-        first, outside, late, beyond = self._kernel(
-            words, first, start, stop, self._most, self._frame, self._touched
+        first, outside, late, beyond = count_events(
+            words, first, start, stop, self._most, self._least, *self._counting()
         )
         if outside:
             self.count_fault("outside_sensor", outside)
@@ -114,6 +124,6 @@ class CountFrame(Node[CountFrameSettings]):
         return first
 
     def _leave(self, start: int, stop: int) -> Emission:
-        emission = self.frames(Tensor(self._frame, self._axes), start, stop)
-        self._blank()
-        return emission
+        frame, _ = self._counting()
+        self._filling = None
+        return self.frames(Tensor(frame, self._axes), start, stop)
