@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import sys
 import time
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -28,6 +30,7 @@ UDEV = (
     "https://docs.inivation.com shows iniVation's udev rule; "
     "neuromorphic-drivers-install-udev-rules installs Prophesee's"
 )
+USB_BUS = Path("/dev/bus/usb")
 LIMITER_PERIOD = 200  # us: the longest period of Prophesee's event-rate controller
 POLL = 0.0005  # s between looks at a driver that cannot wait
 WAIT = 0.005  # s that a driver which can wait does so at a time
@@ -121,6 +124,8 @@ def choose(found: list[Found], device: str, serial: str | None) -> Found:
         device, "Prophesee EVK3 HD or EVK4"
     ) + (f" with the serial number {serial}" if serial else "")
     there = ", ".join(map(str, found)) or "none"
+    if not found and sys.platform == "linux" and not USB_BUS.exists():
+        there = f"none, and no USB bus: {USB_BUS} is missing, as in a container without devices"
     if not fitting:
         raise DeviceError(
             f"event camera: no {what} on the USB bus (found: {there}); expected one: check cable "
@@ -304,8 +309,13 @@ class Prophesee:
         models = (drivers.Name.PROPHESEE_EVK3_HD, drivers.Name.PROPHESEE_EVK4)
         try:
             listed = drivers.list_devices()
-        except RuntimeError:  # libusb's "Other error": there is no USB bus at all
-            return []
+        except RuntimeError as error:
+            if "Other error" in str(error):  # what libusb says where there is no USB bus at all
+                return []
+            raise DeviceError(
+                f"event camera: neuromorphic-drivers cannot look at the USB bus ({error}); "
+                f"expected permission to: {UDEV}; or set 'device' to 'inivation'"
+            ) from error
         return [
             Found("prophesee", each.name.value, each.serial or "", each.name, each.error)
             for each in listed

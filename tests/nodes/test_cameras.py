@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from neuromorphic_drivers.generated import unions
 from neuromorphic_drivers.status import RawRingStatus, RawStatus
+from streamflow_nodes import cameras
 from streamflow_nodes.cameras import (
     SWITCHES,
     Found,
@@ -96,6 +97,18 @@ def test_no_camera_is_one_clear_error_with_what_was_looked_for_and_what_to_do() 
 
     for part in ("Prophesee EVK3 HD or EVK4", "b4", "DAVIS c5", "cable", "udev"):
         assert part in str(raised.value)
+
+
+def test_a_machine_without_a_usb_bus_is_told_apart_from_one_without_a_camera(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cameras, "USB_BUS", tmp_path / "usb")
+
+    with pytest.raises(DeviceError, match=r"found: none, and no USB bus: .*usb is missing"):
+        choose([], "auto", None)
+    (tmp_path / "usb").mkdir()
+    with pytest.raises(DeviceError, match=r"found: none\)"):
+        choose([], "auto", None)
 
 
 def test_a_camera_without_permission_says_which_rule_to_install() -> None:

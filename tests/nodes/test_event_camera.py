@@ -7,10 +7,8 @@ unplugged and comes back. The adapters themselves are tested in `test_cameras.py
 from __future__ import annotations
 
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,9 +24,10 @@ from streamflow.packet import EVENT
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 from runs import run
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from live import LIMIT, Live, Rows
+
 INDOOR = Path(__file__).resolve().parents[1] / "data" / "indoor_640x480_evt3.raw"
-LIMIT = 20.0  # s that anything which must come may take
-Rows = list[tuple[int, int, int, int]]
 ONE = Found("simulated", "simulated camera", "s1")
 
 
@@ -87,67 +86,23 @@ class SimulatedCamera:
         self.plug.closings += 1
 
 
-class Filming:
-    """A node in a thread of its own, as in a run."""
+class Filming(Live):
+    """A node with a simulated camera, which may go on from a predecessor's `state`."""
 
     def __init__(self, plug: Plug, state: dict[str, Any] | None = None, **options: Any) -> None:
         self.plug = plug
         driver = type("PluggedCamera", (SimulatedCamera,), {"plug": plug})
         node = type("SimulatedEventCamera", (EventCamera,), {"drivers": {"simulated": driver}})
-        self.node: EventCamera = node(options)
-        self.packets: list[Any] = []
-        self.error: BaseException | None = None
-        self.node.open()
+        made = node(options)
+        made.open()
         if state is not None:
-            self.node.restore(state)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            for emission in self.node.produce():
-                self.packets.append(emission.packet)
-        except BaseException as error:
-            self.error = error
-
-    def wait(self, what: Callable[[], bool]) -> None:
-        end = time.monotonic() + LIMIT
-        while not what():
-            assert self.error is None, self.error
-            assert time.monotonic() < end, "it never came"
-            time.sleep(0.001)
+            made.restore(state)
+        super().__init__(made)
 
     def until(self, count: int) -> None:
         """Wait for `count` events, then end the run."""
         self.wait(lambda: len(self.rows) >= count)
         self.stop()
-
-    def stop(self) -> None:
-        self.node.clock.stop()
-        self.join()
-        self.node.close()
-        assert self.error is None, self.error
-
-    def join(self) -> None:
-        self._thread.join(LIMIT)
-        assert not self._thread.is_alive()
-
-    @property
-    def rows(self) -> Rows:
-        packets = list(self.packets)
-        return [tuple(row) for packet in packets for row in packet.data.array.tolist()]
-
-    @property
-    def faults(self) -> dict[str, int]:
-        return {name: times for name, times in self.node.fault_counts.items() if times}
-
-    def check_time(self) -> None:
-        """Packets follow each other and hold their own events, in order."""
-        assert all(a.stop <= b.start for a, b in pairwise(self.packets))
-        for packet in self.packets:
-            times = packet.data.array["timestamp"]
-            assert np.all((times >= packet.start) & (times < packet.stop))
-            assert np.all(times[1:] >= times[:-1])
 
 
 @pytest.mark.parametrize("size", [37, 2_000, 20_000])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,38 +24,26 @@ from streamflow.errors import DeviceError, NodeError
 from streamflow.packet import EVENT
 from streamflow.testing import Driven, drive
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from live import LIMIT, Live, Rows
+
 INDOOR = Path(__file__).resolve().parents[1] / "data" / "indoor_640x480_evt3.raw"
-Rows = list[tuple[int, int, int, int]]
-LIMIT = 20.0  # s that anything which must come may take
 
 
 def t64(rows: Rows) -> bytes:
     return b"".join(struct.pack("<QHHB", *row) for row in rows)
 
 
-class Listener:
-    """A node that listens in a thread of its own, as in a run, until it is told to stop."""
+class Listener(Live):
+    """A node that listens at a free port until it is told to stop, and a socket to send from."""
 
     def __init__(self, *, pace: str = "fast", **options: Any) -> None:
-        chosen = {"port": 0, "width": 64, "height": 48, **options}
-        self.node = UdpEvents(chosen)
-        self.node.clock = Clock(pace)  # type: ignore[arg-type]  # a word of Pace
-        self.node.open()
-        self.port = self.node.results()["port"]
+        node = UdpEvents({"port": 0, "width": 64, "height": 48, **options})
+        node.clock = Clock(pace)  # type: ignore[arg-type]  # a word of Pace
+        node.open()
+        self.port = node.results()["port"]
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.packets: list[Any] = []
-        self.error: BaseException | None = None
-        self.taken = 0
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            for emission in self.node.produce():
-                self.packets.append(emission.packet)
-                self.taken += len(emission.packet.data)
-        except BaseException as error:
-            self.error = error
+        super().__init__(node)
 
     def send(self, *contents: bytes) -> None:
         """Send datagrams one by one: each is taken before the next, so each is a read of its own"""
@@ -64,28 +52,9 @@ class Listener:
             self.socket.sendto(content, ("127.0.0.1", self.port))
             self.wait(lambda before=before: self.node.results()["datagrams"] > before)
 
-    def wait(self, what: Callable[[], bool]) -> None:
-        end = time.monotonic() + LIMIT
-        while not what():
-            assert self.error is None, self.error
-            assert time.monotonic() < end, "it never came"
-            time.sleep(0.001)
-
     def stop(self) -> None:
-        self.node.clock.stop()
-        self._thread.join(LIMIT)
-        assert not self._thread.is_alive()
-        self.node.close()
+        super().stop()
         self.socket.close()
-        assert self.error is None, self.error
-
-    @property
-    def rows(self) -> Rows:
-        return [tuple(row) for packet in self.packets for row in packet.data.array.tolist()]
-
-    @property
-    def faults(self) -> dict[str, int]:
-        return {name: times for name, times in self.node.fault_counts.items() if times}
 
 
 @pytest.fixture
@@ -185,10 +154,7 @@ def test_no_bytes_end_the_node_or_break_the_order_of_packets(datagrams: list[byt
     listener.send(*datagrams)
     listener.stop()
 
-    times = [row[0] for row in listener.rows]
-    assert times == sorted(times)
-    ends = [(packet.start, packet.stop) for packet in listener.packets]
-    assert all(a[1] <= b[0] for a, b in pairwise(ends))
+    listener.check_time()
     assert all(row[1] < 64 and row[2] < 48 for row in listener.rows)
 
 
@@ -295,7 +261,7 @@ def test_spif_without_times_counts_from_the_start_of_the_run(listen: Any) -> Non
 
     listener.send(struct.pack("<I", 1 << 31 | 5 << 16 | 1 << 15 | 6))
     listener.send(struct.pack("<I", 1 << 31 | 7 << 16 | 8))
-    listener.wait(lambda: listener.taken == 2)
+    listener.wait(lambda: len(listener.rows) == 2)
     listener.stop()
 
     (first, *one), (second, *two) = listener.rows
