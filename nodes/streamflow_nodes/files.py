@@ -16,6 +16,7 @@ import errno
 import fcntl
 import hashlib
 import importlib
+import logging
 import os
 import stat
 from collections.abc import Callable
@@ -225,6 +226,11 @@ class AssembledFile:
 
     def close(self) -> None:
         """Release the files; the journal is removed where it is not needed. Safe to call twice."""
+        if self.length and not self.is_complete:
+            logging.getLogger(f"streamflow.node.{self.node}").warning(
+                "node %r: the run ended before %s was whole; what was written is in %s",
+                self.node, self.path, self.journal.path,
+            )  # fmt: skip
         if self._builder is not None:
             self._builder.close()
             self._builder = None

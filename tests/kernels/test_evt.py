@@ -47,23 +47,17 @@ def decoded2(words: list[int], pieces: int = 1) -> list[tuple[int, int, int, int
     return out
 
 
-def encoded(events: Words, pieces: int = 1, offset: int = 0) -> list[int]:
-    registers = np.array(evt.NOTHING_WRITTEN, np.int64)
+def encoded(events: Words, pieces: int = 1, offset: int = 0, version: int = 3) -> list[int]:
+    room, encode, kind = {
+        2: (evt.encoded_evt2, evt.encode_evt2, np.uint32),
+        3: (evt.encoded_evt3, evt.encode_evt3, np.uint16),
+    }[version]
+    registers = np.array(evt.NOTHING_WRITTEN[: 1 if version == 2 else 3], np.int64)
     out: list[int] = []
     for piece in np.array_split(events.reshape(-1, 2), pieces):
         flat = piece.reshape(-1)
-        words = np.empty(evt.encoded_evt3(flat, offset, registers), np.uint16)
-        out += words[: evt.encode_evt3(flat, offset, registers, words)].tolist()
-    return out
-
-
-def encoded2(events: Words, pieces: int = 1, offset: int = 0) -> list[int]:
-    registers = np.array(evt.NOTHING_WRITTEN[:1], np.int64)
-    out: list[int] = []
-    for piece in np.array_split(events.reshape(-1, 2), pieces):
-        flat = piece.reshape(-1)
-        words = np.empty(evt.encoded_evt2(flat, offset, registers), np.uint32)
-        out += words[: evt.encode_evt2(flat, offset, registers, words)].tolist()
+        words = np.empty(room(flat, offset, registers), kind)
+        out += words[: encode(flat, offset, registers, words)].tolist()
     return out
 
 
@@ -180,7 +174,7 @@ def test_evt2_events_decode_to_themselves_however_they_are_cut(
     rows = [(int(t), *address) for t, (_, address) in zip(times, steps, strict=True)]
     # a decoder knows how often time wrapped before the first event only from the header's t0
     start = rows[0][0] >> 34 << 34 if rows else 0
-    words = encoded2(packed(*rows), pieces, start)
+    words = encoded(packed(*rows), pieces, start, version=2)
 
     assert [(t + start, x, y, p) for t, x, y, p in decoded2(words)] == rows
 
@@ -188,7 +182,7 @@ def test_evt2_events_decode_to_themselves_however_they_are_cut(
 def test_evt2_words_are_as_the_format_says() -> None:
     events = packed((131, 639, 479, 1), (255, 1, 2, 0))
 
-    assert encoded2(events) == [
+    assert encoded(events, version=2) == [
         0x80000002, 0x1 << 28 | 3 << 22 | 639 << 11 | 479,
         0x80000003, 0x0 << 28 | 63 << 22 | 1 << 11 | 2,
     ]  # fmt: skip

@@ -75,7 +75,7 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 100))
 def test_rows_read_back_however_they_were_cut(count: int, size: int, group: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +147,7 @@ def test_a_stream_of_empty_packets_gives_a_file_with_columns(tmp_path: Path) -> 
     same(path, rows(0))
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=5)
 @given(st.integers(0, 30), st.integers(0, 5))
 def test_after_a_crash_no_row_is_repeated_or_lost(covered: int, unacknowledged: int) -> None:
     packets = cut(rows(300), 10)

@@ -173,6 +173,17 @@ def encoded_evt3(events: EventWords, offset: int, registers: Registers) -> int:
 
 
 @njit(cache=True, nogil=True)
+def _next_high(high: Any, target: Any, top: int) -> Any:
+    """The next TIME_HIGH to write on the way from `high` to `target`; `top` is a word's largest.
+
+    At most a quarter of its range further, and never over a wrap without a stop on either side:
+    decoders differ in how large a step back they take for a wrap.
+    """
+    wrap = (high | top) if (high & top) != top else high + 1
+    return min(target, min(high + (top + 1) // 4, wrap))
+
+
+@njit(cache=True, nogil=True)
 def encode_evt3(events: EventWords, offset: int, registers: Registers, words: Words) -> int:
     """The number of EVT 3.0 words that say `events`, written to the front of `words`.
 
@@ -182,8 +193,7 @@ def encode_evt3(events: EventWords, offset: int, registers: Registers, words: Wo
     words : (>= encoded_evt3(...),) uint16, written
 
     Three or more events of one time, row and polarity at rising x within 12 pixels become a
-    vector. A silence is written as TIME_HIGH words at most 1024 apart that never jump over a wrap:
-    decoders differ in how large a step back they take for one.
+    vector. A silence is written as TIME_HIGH words.
     """
     count, index, end = 0, 0, events.shape[0] // 2
     high, time, row = registers[0], registers[1], registers[2]
@@ -196,8 +206,7 @@ def encode_evt3(events: EventWords, offset: int, registers: Registers, words: Wo
                 words[count] = 0x8000
                 count += 1
             while high < target:
-                wrap = (high | 4095) if (high & 4095) != 4095 else high + 1
-                high = min(target, min(high + 1024, wrap))
+                high = _next_high(high, target, 4095)
                 words[count] = 0x8000 | (high & 4095)
                 count += 1
             words[count] = 0x6000 | (time & 4095)
@@ -254,8 +263,7 @@ def encode_evt2(events: EventWords, offset: int, registers: Registers, words: Wo
     registers : (1,) int64, TIME_HIGH with its wraps or -1, updated
     words : (>= encoded_evt2(...),) uint32, written
 
-    A silence is written as TIME_HIGH words at most a quarter of their range apart that never jump
-    over a wrap: decoders differ in how large a step back they take for one.
+    A silence is written as TIME_HIGH words.
     """
     count = 0
     high = registers[0]
@@ -267,8 +275,7 @@ def encode_evt2(events: EventWords, offset: int, registers: Registers, words: Wo
             words[count] = 0x80000000 | (high & 0xFFFFFFF)
             count += 1
         while high < target:
-            wrap = (high | 0xFFFFFFF) if (high & 0xFFFFFFF) != 0xFFFFFFF else high + 1
-            high = min(target, min(high + (1 << 26), wrap))
+            high = _next_high(high, target, 0xFFFFFFF)
             words[count] = 0x80000000 | (high & 0xFFFFFFF)
             count += 1
         on = 1 << 28 if (address >> 32) & 0xFF else 0

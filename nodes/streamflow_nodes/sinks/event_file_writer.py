@@ -187,15 +187,8 @@ class EventFileWriter(Node[EventFileWriterSettings]):
             self._file.complete()
 
     def close(self) -> None:
-        if not hasattr(self, "_file"):
-            return
-        if isinstance(self._file, AssembledFile) and self._written and not self._file.is_complete:
-            self.log.warning(
-                "node %r: the run ended before %s was whole; its events are in %s, which "
-                "event_file reads",
-                self.name, self.settings.path, self._file.journal.path,
-            )  # fmt: skip
-        self._file.close()
+        if hasattr(self, "_file"):
+            self._file.close()
 
     def snapshot(self) -> dict[str, Any]:
         return {

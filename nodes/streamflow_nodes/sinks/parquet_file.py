@@ -121,14 +121,8 @@ class ParquetFile(Node[ParquetFileSettings]):
         self._file.complete()
 
     def close(self) -> None:
-        if not hasattr(self, "_file"):
-            return
-        if self._written and not self._file.is_complete:
-            self.log.warning(
-                "node %r: the run ended before %s was whole; its rows are in %s, an Arrow stream",
-                self.name, self.settings.path, self._file.journal.path,
-            )  # fmt: skip
-        self._file.close()
+        if hasattr(self, "_file"):
+            self._file.close()
 
     def snapshot(self) -> dict[str, Any]:
         return {
