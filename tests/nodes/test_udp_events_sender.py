@@ -8,6 +8,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,44 @@ def test_a_graph_passes_on_what_it_receives_and_says_where_it_listens(
     assert not any(nodes["net"]["faults"].values())
     passed_on = b"".join(receiver.recv(65_536) for _ in range(results["send"]["datagrams"]))
     assert passed_on == b"".join(contents)
+
+
+def test_a_killed_receiver_listens_again_and_stream_time_goes_on(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = port_of(free)
+    listening = "listening for UDP"
+    run = Run(
+        tmp_path,
+        "clock: realtime\n"
+        "nodes:\n"
+        "  net:\n"
+        "    kind: udp_events\n"
+        f"    settings: {{port: {port}, width: 64, height: 48, end_after: 0.5}}\n"
+        "  send: {kind: udp_events_sender, inputs: {events: net.events}, settings: {port: 9}}\n"
+        "processes: {net: {nodes: [net], restart: {when: on_failure, backoff: 0.05}}}\n",
+    )
+    run.wait_for(lambda: listening in run.err)
+    begun, sent = time.monotonic(), 0
+
+    def send_while(wanted: Callable[[], bool]) -> None:
+        nonlocal sent
+        while wanted():
+            now = 1_000_000 + int((time.monotonic() - begun) * 1_000_000)
+            sender.sendto(struct.pack("<QHHB", now, 1, 7, 1), ("127.0.0.1", port))
+            sent += 1
+            time.sleep(0.002)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        send_while(lambda: sent < 50)
+        run.kill("net")
+        send_while(lambda: run.err.count(listening) < 2)
+        missed = sent - 50
+        send_while(lambda: sent < 100 + missed)
+    code = run.end()
+
+    assert code == 0, run.err
+    node = run.report["nodes"]["net"]
+    assert (node["restarts"], node["state_lost"]) == (1, 0)
+    assert not any(node["faults"].values())
+    assert 50 <= node["items_out"] == run.report["nodes"]["send"]["items_in"] <= sent
