@@ -126,7 +126,8 @@ def send_edge(path: Path, fd: int, reader: int, size: int, seconds: float) -> No
     channel.bind(path)
     link = OutLink("block", CAPACITY, WINDOW)
     link.attach(channel)
-    output = Output(Segment(fd, SLOTS, SLOT, writable=True), [link], INLINE)
+    segment = Segment(fd, SLOTS, SLOT, writable=True)
+    output = Output(segment, [link], INLINE, recoverable=False)  # as graphs have it by default
     poll.add(channel, "edge")
     while not link.sender.connected:
         poll.wait(None)
@@ -140,8 +141,7 @@ def send_edge(path: Path, fd: int, reader: int, size: int, seconds: float) -> No
             link.receive(output)
         stop = start + phase + 1
         output.stage(Packet(start, stop, data, time.monotonic_ns()))
-        output.prepare(stop)
-        output.publish()
+        output.send(stop)
         start = stop
     output.end()
     while True:

@@ -42,10 +42,10 @@ def graph(nodes: int, seconds: float) -> dict[str, Any]:
 class Run:
     """A graph that runs as a command; leave the block to wait for its report."""
 
-    def __init__(self, nodes: int, seconds: float) -> None:
+    def __init__(self, described: dict[str, Any], processes: int) -> None:
         self._folder = tempfile.TemporaryDirectory()
         file = Path(self._folder.name, "graph.yaml")
-        file.write_text(yaml.safe_dump(graph(nodes, seconds)))
+        file.write_text(yaml.safe_dump(described))
         self._report = Path(self._folder.name, "report.json")
         command = [str(Path(sys.executable).with_name("streamflow")), "run", str(file), "--quiet"]
         self.began = time.monotonic()
@@ -53,7 +53,7 @@ class Run:
             [*command, "--report", str(self._report)],
             env={**os.environ, "PYTHONPATH": str(HERE)},
         )
-        self.nodes = nodes
+        self.processes = processes
         self.report: dict[str, Any] = {}
         self.wall_s = 0.0
 
@@ -79,7 +79,7 @@ class Run:
         """The worker processes, once all of them are there."""
         while True:
             found = [pid for child in children(self._process.pid) for pid in children(child)]
-            if len(found) >= self.nodes:
+            if len(found) >= self.processes:
                 return found
             if self._process.poll() is not None or time.monotonic() > self.began + TIMEOUT_S:
                 raise SystemExit(f"{len(found)} of {self.nodes} workers were started")
@@ -110,11 +110,14 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICK
 
 
-def settled(run: Run) -> list[int]:
-    """Everyone, once all nodes are open: nothing is being loaded any more."""
+def settled(run: Run, busy: float = LOADING) -> list[int]:
+    """Everyone, once all nodes are open: nothing is being loaded any more.
+
+    `busy` is the share of a core that the graph may take once it runs.
+    """
     everyone = run.everyone()
     used = -1.0
-    while used < 0 or used > LOADING:
+    while used < 0 or used > busy:
         before = sum(cpu_s(pid) for pid in everyone)
         time.sleep(1.0)
         used = sum(cpu_s(pid) for pid in everyone) - before
@@ -126,7 +129,7 @@ def settled(run: Run) -> list[int]:
 def measure_ready(nodes: int) -> tuple[float, float, float]:
     """Seconds until a graph runs, until the command is over (less 0.1 s of silence), and of CPU."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with Run(nodes, 0.1) as run:
+    with Run(graph(nodes, 0.1), nodes) as run:
         pass
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -135,7 +138,7 @@ def measure_ready(nodes: int) -> tuple[float, float, float]:
 
 def measure_memory(nodes: int) -> float:
     """PSS of everyone, MiB."""
-    with Run(nodes, 30.0) as run:
+    with Run(graph(nodes, 30.0), nodes) as run:
         found = sum(pss_mib(pid) for pid in settled(run))
         run.stop()
     return found
@@ -143,7 +146,7 @@ def measure_memory(nodes: int) -> float:
 
 def measure_idle(nodes: int, seconds: float) -> dict[str, float]:
     """Share of a core that a silent graph uses, in per cent: supervisor, fork server, workers."""
-    with Run(nodes, seconds + 30.0) as run:
+    with Run(graph(nodes, seconds + 30.0), nodes) as run:
         everyone = settled(run)
         before, began = [cpu_s(pid) for pid in everyone], time.monotonic()
         time.sleep(seconds)

@@ -17,7 +17,7 @@ class StopwatchSettings(Settings, frozen=True, kw_only=True):
 
 class Stopwatch(Node[StopwatchSettings]):
     """Counts packets. Results: the rest of the packets per second, CPU time of the process for each
-    of them, and the median latency since capture.
+    of them, and their latency since capture: median and 99th percentile (us).
     """
 
     data = In(Tensor)
@@ -42,9 +42,11 @@ class Stopwatch(Node[StopwatchSettings]):
         return None
 
     def results(self) -> dict[str, Any]:
-        count = len(self._latencies)
+        latencies = sorted(self._latencies)
+        count = len(latencies)
         return {
             "rate": count / (self._ended - self._began) * 1e9,
             "cpu_us": (self._cpu_ended - self._cpu_began) / count / 1e3,
-            "p50": sorted(self._latencies)[count // 2] / 1e3,
+            "p50": latencies[count // 2] / 1e3,
+            "p99": latencies[99 * count // 100] / 1e3,
         }
