@@ -50,9 +50,9 @@ class Optics:
     wavelength: float = 632.8e-9  # in air: HeNe
     medium: float = 1.331  # n: water
     waist: float = 25e-6  # w, radius at 1/e^2 of the light
-    stray: float = 3e-6  # mean stray light, in units of the light on the axis of the waist
+    stray: float = 2e-6  # mean stray light, in units of the light on the axis of the waist
     grain: float = 1.0  # of the stray light's speckle, pixels
-    contrast: float = 0.9  # of the speckle: standard deviation / mean
+    contrast: float = 0.8  # of the speckle: standard deviation / mean
 
     @property
     def wave_number(self) -> float:

@@ -97,10 +97,10 @@ class Camera:
     """Pixels. Thresholds in ln of light, times in s, rates in 1/s and pixel."""
 
     threshold_on: float = 0.25
-    threshold_off: float = 0.30
+    threshold_off: float = 0.36
     mismatch: float = 0.03  # standard deviation of thresholds from pixel to pixel
     bandwidth: float = 15e3  # Hz, of a bright pixel
-    full_light: float = 2.5  # light of the full bandwidth / mean stray light
+    full_light: float = 3.75  # light of the full bandwidth / mean stray light
     slowest: float = 0.2  # share of the bandwidth that darkness leaves
     refractory: float = 60e-6
     background: float = 1.0  # shot-like noise, ON and OFF alike
@@ -508,4 +508,4 @@ def simulate(
     )
     blocks = [simulation.next_block() for _ in range(-(-end // simulation.block))]
     events = np.frombuffer(b"".join(block.tobytes() for block in blocks), EVENT)
-    return events[events["timestamp"] < end], simulation.truth(end)
+    return events[: np.searchsorted(events["timestamp"], end)], simulation.truth(end)

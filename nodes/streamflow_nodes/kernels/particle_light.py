@@ -84,15 +84,12 @@ def expose(
                 real[i] = real[i] * real[i] + imaginary[i] * imaginary[i] + stray[i]
             logarithms(real, target)
             gains(real, pixel[0], pixel[1], pixel[2], gain)
-            count = step_pixels(
-                target, gain, step * dt, dt, pixel[3], on, off, level, upper, lower, release,
-                count, times, places,
-            )  # fmt: skip
         else:
-            count = step_pixels(
-                still[0], still[1], step * dt, dt, pixel[3], on, off, level, upper, lower, release,
-                count, times, places,
-            )  # fmt: skip
+            target[:], gain[:] = still[0], still[1]
+        count = step_pixels(
+            target, gain, step * dt, dt, pixel[3], on, off, level, upper, lower, release,
+            count, times, places,
+        )  # fmt: skip
         if count < 0:
             return -1
     return count

@@ -20,7 +20,9 @@ from ..particle_simulation import CLASSES, Camera, Sample, Simulation
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
 PerSecond = Annotated[float, msgspec.Meta(ge=0, le=100_000)]
-AboveZero = Annotated[float, msgspec.Meta(gt=0)]
+Pitch = Annotated[float, msgspec.Meta(ge=1e-6, le=0.01)]
+Light = Annotated[float, msgspec.Meta(ge=1e-12, le=1)]
+Speed = Annotated[float, msgspec.Meta(ge=0.001, le=20)]
 Share = Annotated[float, msgspec.Meta(ge=0)]
 Step = Annotated[int, msgspec.Meta(ge=1, le=20)]
 
@@ -50,11 +52,11 @@ class ParticleSimulatorSettings(Settings, frozen=True, kw_only=True):
     """Share of particles that are something smaller; their class is that of their sample."""
     width: Positive = 64
     height: Positive = 48
-    pitch: AboveZero = 150e-6
+    pitch: Pitch = 150e-6
     """Sensor: pixels, and metres from one to the next."""
-    stray: AboveZero = 3e-6
+    stray: Light = 2e-6
     """Mean stray light in units of the light in the beam's middle: less contrast with more."""
-    speed: AboveZero = 0.12
+    speed: Speed = 0.12
     """Of the flow in the middle of the channel (m/s)."""
     step: Step = 8
     """Stream time for which light is calculated at once (us)."""
