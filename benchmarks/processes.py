@@ -87,7 +87,8 @@ class Run:
 
     def everyone(self) -> list[int]:
         """Supervisor, fork server and workers."""
-        return [self._process.pid, *children(self._process.pid), *self.workers()]
+        workers = self.workers()  # first: before them there may be no fork server yet
+        return [self._process.pid, *children(self._process.pid), *workers]
 
 
 def children(pid: int) -> list[int]:
