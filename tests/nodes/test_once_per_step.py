@@ -45,7 +45,7 @@ def test_neither_the_cut_nor_a_restart_changes_anything(steps, size, at):
     first.open()
     before = drive(first, events=parts[:at], opened=True, end=False)
     second.open()
-    second.restore({k: np.array(v) if k == "last" else v for k, v in first.snapshot().items()})
+    second.restore({k: np.copy(v) if np.ndim(v) else v for k, v in first.snapshot().items()})
     after = drive(second, events=parts[at:], opened=True)
 
     together = [*before.items("kept").tolist(), *after.items("kept").tolist()]

@@ -8,6 +8,16 @@ from numpy.typing import NDArray
 
 
 @njit(cache=True, nogil=True)
+def neuron_of(place: int, width: int, height: int) -> int:
+    """(polarity height + y) width + x of an event's second word, OFF being 0; -1 off the sensor."""
+    x, y = place & 0xFFFF, (place >> 16) & 0xFFFF
+    if x >= width or y >= height:
+        return -1
+    is_on = 1 if (place >> 32) & 0xFF else 0
+    return (is_on * height + y) * width + x
+
+
+@njit(cache=True, nogil=True)
 def leak_and_fire(
     events: NDArray[np.int64],
     width: int,
@@ -40,12 +50,10 @@ def leak_and_fire(
     count, outside = 0, 0
     for index in range(events.size // 2):
         time, place = events[2 * index], events[2 * index + 1]
-        x, y = place & 0xFFFF, (place >> 16) & 0xFFFF
-        if x >= width or y >= height:
+        neuron = neuron_of(place, width, height)
+        if neuron < 0:
             outside += 1
             continue
-        is_on = 1 if (place >> 32) & 0xFF else 0
-        neuron = (is_on * height + y) * width + x
         if rest >= 0 and time - fired[neuron] <= rest:
             continue
         dt = time - last[neuron]

@@ -6,6 +6,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from .leaky_filter import neuron_of
+
 
 @njit(cache=True, nogil=True)
 def keep_first(
@@ -30,12 +32,10 @@ def keep_first(
     count, outside = 0, 0
     for index in range(events.size // 2):
         time, place = events[2 * index], events[2 * index + 1]
-        x, y = place & 0xFFFF, (place >> 16) & 0xFFFF
-        if x >= width or y >= height:
+        cell = neuron_of(place, width, height)
+        if cell < 0:
             outside += 1
             continue
-        is_on = 1 if (place >> 32) & 0xFF else 0
-        cell = (is_on * height + y) * width + x
         if time // step > last[cell]:
             last[cell] = time // step
             kept[2 * count] = time

@@ -11,7 +11,7 @@ import numpy as np
 from streamflow.node import Emission, Fraction, In, Node, Out, Settings
 from streamflow.packet import Events, Packet
 
-from ..event_packets import Sensor, check_sensor, events_of, no_words, words_for, words_of
+from ..event_packets import OneSensor, Sensor, no_words, pick, words_for
 from ..kernels.leaky_filter import leak_and_fire
 from ..kernels.pixel_times import NEVER
 
@@ -56,48 +56,32 @@ class LeakyFilter(Node[LeakyFilterSettings]):
     events = In(Events)
     kept = Out(Events)
     faults = ("outside_sensor",)
+    _state: dict[str, Any]
 
     def open(self) -> None:
-        setting = self.settings.refractory
-        self._rest = -1 if setting is None else setting
-        self._sensor: Sensor | None = None
-        self._reset((1, 1))
-        self._filter(no_words(), (1, 1))
+        rest = self.settings.refractory
+        self._neuron = (self.settings.threshold, self.settings.leak, -1 if rest is None else rest)
+        self._sensor = OneSensor(self, self._begin)
+        self._begin((1, 1))
+        leak_and_fire(no_words(), *(1, 1, *self._neuron, *self._state.values(), words_for(0)))
 
     def on_events(self, packet: Packet[Events]) -> Iterator[Emission]:
-        words = words_of(self, packet)
-        sensor = check_sensor(self, self._sensor, packet)
-        if self._sensor is None:
-            self._sensor = sensor
-            self._reset(sensor)
-        kept, count, outside = self._filter(words, sensor)
-        if outside:
-            self.count_fault("outside_sensor", outside)
-        if count:
-            yield self.kept(events_of(kept, count, sensor), packet.start, packet.stop)
+        sensor = self._sensor.check(packet)
+        rule = (*sensor, *self._neuron)
+        return pick(self, self.kept, packet, sensor, leak_and_fire, *rule, *self._state.values())
 
     def snapshot(self) -> dict[str, Any]:
-        if self._sensor is None:
-            return {}
-        width, height = self._sensor
-        state = {"v": self._v, "last": self._last, "fired": self._fired}
-        return {"width": width, "height": height, **state}
+        state = self._sensor.snapshot()
+        return state and {**state, **self._state}
 
     def restore(self, state: dict[str, Any]) -> None:
-        if state:
-            self._sensor = (state["width"], state["height"])
-            self._v, self._last, self._fired = state["v"], state["last"], state["fired"]
+        self._sensor.restore(state)
+        self._state = {name: state.get(name, array) for name, array in self._state.items()}
 
-    def _reset(self, sensor: Sensor) -> None:
+    def _begin(self, sensor: Sensor) -> None:
         neurons = 2 * sensor[0] * sensor[1]
-        self._v = np.zeros(neurons)
-        self._last = np.full(neurons, NEVER, np.int64)
-        self._fired = np.full(neurons, NEVER, np.int64)
-
-    def _filter(self, words: Any, sensor: Sensor) -> tuple[Any, int, int]:
-        kept = words_for(words.size // 2)
-        count, outside = leak_and_fire(
-            words, *sensor, self.settings.threshold, self.settings.leak, self._rest,
-            self._v, self._last, self._fired, kept,
-        )  # fmt: skip
-        return kept, count, outside
+        self._state = {  # in the order of the kernel's arguments
+            "v": np.zeros(neurons),
+            "last": np.full(neurons, NEVER, np.int64),
+            "fired": np.full(neurons, NEVER, np.int64),
+        }

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamflow.node import Emission, In, Microseconds, Node, Out, Settings
 from streamflow.packet import Events, Packet
 
-from ..event_packets import Sensor, check_sensor, events_of, no_words, words_for, words_of
+from ..event_packets import OneSensor, Sensor, no_words, pick, words_for
 from ..kernels.once_per_step import keep_first
 from ..kernels.pixel_times import NEVER
 
@@ -38,31 +39,25 @@ class OncePerStep(Node[OncePerStepSettings]):
     events = In(Events)
     kept = Out(Events)
     faults = ("outside_sensor",)
+    _last: NDArray[np.int64]
 
     def open(self) -> None:
-        self._sensor: Sensor | None = None
-        self._last = np.full(2, NEVER, np.int64)
+        self._sensor = OneSensor(self, self._begin)
+        self._begin((1, 1))
         keep_first(no_words(), 1, 1, self.settings.step, self._last, words_for(0))
 
     def on_events(self, packet: Packet[Events]) -> Iterator[Emission]:
-        words = words_of(self, packet)
-        sensor = check_sensor(self, self._sensor, packet)
-        if self._sensor is None:
-            self._sensor = sensor
-            self._last = np.full(2 * sensor[0] * sensor[1], NEVER, np.int64)
-        kept = words_for(words.size // 2)
-        count, outside = keep_first(words, *sensor, self.settings.step, self._last, kept)
-        if outside:
-            self.count_fault("outside_sensor", outside)
-        if count:
-            yield self.kept(events_of(kept, count, sensor), packet.start, packet.stop)
+        sensor = self._sensor.check(packet)
+        rule = (*sensor, self.settings.step)
+        return pick(self, self.kept, packet, sensor, keep_first, *rule, self._last)
 
     def snapshot(self) -> dict[str, Any]:
-        if self._sensor is None:
-            return {}
-        return {"width": self._sensor[0], "height": self._sensor[1], "last": self._last}
+        state = self._sensor.snapshot()
+        return state and {**state, "last": self._last}
 
     def restore(self, state: dict[str, Any]) -> None:
-        if state:
-            self._sensor = (state["width"], state["height"])
-            self._last = state["last"]
+        self._sensor.restore(state)
+        self._last = state.get("last", self._last)
+
+    def _begin(self, sensor: Sensor) -> None:
+        self._last = np.full(2 * sensor[0] * sensor[1], NEVER, np.int64)

@@ -19,7 +19,7 @@ from streamflow.errors import DeviceError, NodeError
 from streamflow.node import In, Node, OutputPath, Positive, Seconds, Settings
 from streamflow.packet import Packet, Table
 
-from ..files import RecordFile
+from ..files import RecordFile, library
 
 Rows = NDArray[Any]
 Above0 = Annotated[float, msgspec.Meta(gt=0)]
@@ -130,15 +130,7 @@ class RtdcFile(Node[RtdcFileSettings]):
     faults = ("not_finite", "class_not_utf8")
 
     def open(self) -> None:
-        try:
-            import h5py
-        except ImportError as error:
-            raise NodeError(
-                self.name,
-                "writing .rtdc files needs h5py: pip install 'streamflow-neuro[files]'",
-                kind="rtdc_file",
-            ) from error
-        self._h5py = h5py
+        self._h5py = library("h5py", self.settings.path, "files")
         settings = self.settings
         self._path = Path(settings.path)
         if self._path.exists() and not self._path.is_file():
