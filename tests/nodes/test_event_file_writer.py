@@ -542,14 +542,11 @@ EventFileWriter({"path": sys.argv[2]}).open()
 """
 
 
-@pytest.mark.parametrize(("module", "name"), [("h5py", "a.h5"), ("pyarrow", "a.parquet")])
-def test_a_missing_library_is_named_with_the_extra_that_brings_it(
-    module: str, name: str, tmp_path: Path
-) -> None:
+def test_a_missing_library_is_named_with_the_extra_that_brings_it(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, module, str(tmp_path / name)],
+        [sys.executable, "-c", WITHOUT, "h5py", str(tmp_path / "a.h5")],
         capture_output=True, text=True, timeout=100,
     )  # fmt: skip
 
-    assert f"needs {module}: pip install 'streamflow-neuro[files]'" in done.stderr
+    assert "needs h5py: pip install 'streamflow-neuro[files]'" in done.stderr
     assert left(tmp_path) == []
