@@ -70,23 +70,13 @@ def cell_size(node: Node[Any], packet: Packet[Events], rows: int, columns: int) 
     return factor
 
 
-def softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities from unbounded scores, (n,) float64."""
-    powers = np.exp(values - values.max())
-    return np.asarray(powers / powers.sum())
-
-
-def particle(
-    packet: Packet[Events], words: Words, name: bytes, probability: float
-) -> NDArray[np.void]:
-    """The row of the decision that the burst is a particle of class `name`: (1,) `PARTICLE`."""
+def particle(packet: Packet[Events], words: Words) -> NDArray[np.void]:
+    """The row of a particle in the middle of the burst, not decided about yet: (1,) `PARTICLE`."""
     measures = np.zeros(6)
     if words.size:
         measure_burst(words, OUTER * packet.data.height, measures)
     row = np.zeros(1, PARTICLE)
     row["time_us"] = (packet.start + packet.stop) / 2
-    row["class"] = name
-    row["probability"] = probability
     row["decided_us"] = row["stop_us"] = packet.stop
     row["start_us"] = packet.start
     row["events"] = words.size // 2

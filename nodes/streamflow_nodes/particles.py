@@ -28,14 +28,15 @@ PARTICLE = np.dtype(
         ("x", "<f4"),  # mean position of the events, pixels
         ("y", "<f4"),
         ("flags", "<u4"),  # bits, see FLAGS
+        ("diameter_um", "<f4"),  # estimated by the classifier; NaN where its model does not
     ]
 )
-"""One particle (88 bytes). Times are stream time in microseconds."""
+"""One particle (92 bytes). Times are stream time in microseconds."""
 
 OVERLAP = 1 << 0  # another particle is in the same window
 DOUBLET = 1 << 1  # two particles stuck together
 DEBRIS = 1 << 2  # smaller than any particle looked for
-MERGED = 1 << 3  # the burst is too long or too bright for one particle and was not separated
+MERGED = 1 << 3  # may be two particles that were not separated
 LATE = 1 << 4  # decided after the deadline
 ABORTED = 1 << 5  # a rule forbids acting on this decision
 
@@ -71,6 +72,7 @@ CHANNELS = (
     Channel("P_CLASS", "probability", "probability of the class"),
     Channel("LATENCY_US", "decided_us", "stream time from the centre to the decision, us"),
     Channel("FLAGS", "flags", "bits: " + ", ".join(f"{bit} {name}" for name, bit in FLAGS.items())),
+    Channel("DIAM_UM", "diameter_um", "estimated diameter, um; 0 when there is no estimate"),
 )
 """What a flow cytometry (FCS) file shows of a particle, in the order of its parameters.
 
@@ -97,6 +99,8 @@ def channel_values(particles: NDArray[np.void], classes: tuple[str, ...]) -> NDA
             values = is_name.argmax(1) if len(particles) else np.empty(0)
         elif channel.field == "decided_us":
             values = values - particles["time_us"]
+        elif channel.field == "diameter_um":
+            values = np.nan_to_num(values)  # readers of FCS files know no NaN
         out[:, column] = values
     return out
 

@@ -174,13 +174,13 @@ def test_a_run_without_particles_gives_a_file_without_events(
     drive(FcsFile({"path": str(tmp_path / "run.fcs"), "classes": ["A"]}), rows=inputs)
 
     file, stored = read(tmp_path / "run.fcs")
-    assert (file.event_count, stored.shape) == (0, (0, 12))
+    assert (file.event_count, stored.shape) == (0, (0, 13))
 
 
 def test_one_particle_is_one_event(tmp_path: Path) -> None:
     drive(FcsFile({"path": str(tmp_path / "run.fcs")}), rows=packets(particles(1), 1))
 
-    assert read(tmp_path / "run.fcs")[1].shape == (1, 12)
+    assert read(tmp_path / "run.fcs")[1].shape == (1, 13)
 
 
 def test_a_file_beyond_the_headers_eight_digits_is_read_by_its_text(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_a_recurrent_network_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"classes": ["A", "B", "C"]}, "2 outputs for the 3 classes"),
+        ({"classes": ["A", "B", "C"]}, "2 outputs for the 3 names"),
         ({"dt": 70}, "not a multiple of dt"),
         ({"dt": 25}, "trained with dt_us 50, and the settings say 25"),
         ({"classes": ["B", "A"]}, "trained with classes A,B, and the settings say B,A"),

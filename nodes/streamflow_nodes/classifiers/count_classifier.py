@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from streamflow.errors import NodeError
-from streamflow.node import Emission, FilePath, In, Node, Out, Settings
+from streamflow.node import Emission, FilePath, Fraction, In, Microseconds, Node, Out, Settings
 from streamflow.packet import Events, Packet, Table
 
-from ..bursts import cell_size, class_names, inner_window, particle, softmax, warm_up
+from ..bursts import cell_size, inner_window, warm_up
 from ..event_packets import Sensor, check_sensor, no_words, words_of
 from ..kernels.burst_measures import count_image
+from ..model_outputs import Readout
 
 FIELDS = ("weights", "bias", "mean", "scale", "grid", "window_us", "classes")
 
@@ -23,25 +24,36 @@ class CountClassifierSettings(Settings, frozen=True, kw_only=True):
     """Which model."""
 
     model: FilePath
-    """An .npz: weights (classes, 2 rows columns), bias (classes,), mean and scale (2 rows columns,)
-    float64; grid (rows, columns), window_us int64; classes, text; and, if it is not 0.5, the power
-    float64 that counts are raised to."""
+    """An .npz: weights (outputs, features), bias (outputs,), mean and scale (features,) float64;
+    grid (rows, columns), window_us int64; classes, text; if there are more outputs than classes,
+    outputs, text, their names (`streamflow_nodes.model_outputs`); if the window is cut in equal
+    parts that are counted apart, slices int64, their number; and, if it is not 0.5, the power
+    float64 that counts are raised to. Features are the 2 rows columns counts of each slice in turn.
+    """
+    deadline: Microseconds = 5000
+    """A decision later than this after the particle's centre (stream time) is flagged `late`."""
+    act_above: Fraction = 0.0
+    """A less probable decision is flagged `aborted`, as late, merged and debris ones are."""
 
 
 class CountClassifier(Node[CountClassifierSettings], stateless=True):
-    """One particle for each burst, its class from the burst's image of event counts.
+    """The particles of each burst, from the burst's images of event counts and a linear model.
 
-    The events in the middle `window_us` of the burst are counted by polarity and cell of a grid.
-    With n the counts (2 rows columns, OFF first):
+    The events in the middle `window_us` of the burst are counted by polarity and cell of a grid, in
+    each slice of that time. With n the counts (slices 2 rows columns, OFF first):
 
-        s = weights . (n^power - mean) / scale + bias,   probability = softmax(s)
+        s = weights . (n^power - mean) / scale + bias
+
+    What the scores s stand for, the model says: `streamflow_nodes.model_outputs`. With one output
+    for each class, every burst gives one particle; models can also give none (a neighbour's tail),
+    or two where two particles made one burst, with diameters and flags.
 
     Logistic regression on count images of triggered bursts follows Abreu, Gouda, Lugnan and
     Bienstman (2023), "Flow cytometry with event-based vision and spiking neuromorphic hardware";
     a power of 0.5, which evens out counting noise, is our deviation; theirs is 1.
 
-    Every burst gives one row; `decided_us` is the burst's stop. State: none. Events outside the
-    sensor are left out and counted as `outside_sensor`.
+    `decided_us` is the burst's stop. State: none. Events outside the sensor are left out and
+    counted as `outside_sensor`, decisions after the deadline as `late`.
 
         linear:
           kind: count_classifier
@@ -51,21 +63,27 @@ class CountClassifier(Node[CountClassifierSettings], stateless=True):
 
     bursts = In(Events)
     particles = Out(Table)
-    faults = ("outside_sensor",)
+    faults = ("outside_sensor", "late")
 
     def open(self) -> None:
         model = self._read()
         rows, columns = (int(n) for n in model["grid"])
         self._rows, self._columns = rows, columns
         self._window = int(model["window_us"])
-        self._power = float(model.get("power", 0.5))
-        self._names = class_names(self, [str(name) for name in model["classes"]])
+        self._power = float(model["power"])
+        self._readout = Readout(
+            self,
+            [str(name) for name in model["outputs"]],
+            [str(name) for name in model["classes"]],
+            deadline=self.settings.deadline,
+            act_above=self.settings.act_above,
+        )
         self._weights = np.asarray(model["weights"] / model["scale"], np.float64)
         self._bias = np.asarray(model["bias"] - self._weights @ model["mean"], np.float64)
-        self._image = np.zeros((2, rows, columns))
+        self._images = np.zeros((int(model["slices"]), 2, rows, columns))
         self._sensor: Sensor | None = None
         warm_up(no_words())
-        count_image(no_words(), 0, 1, 1, self._image)
+        count_image(no_words(), 0, 1, 1, self._images[0])
 
     def _read(self) -> dict[str, Any]:
         path = self.settings.model
@@ -84,10 +102,20 @@ class CountClassifier(Node[CountClassifierSettings], stateless=True):
                 f"{path}: grid {model['grid']} and window_us {model['window_us']}; expected "
                 "(rows, columns) and one number of microseconds",
             )
-        classes, features = len(model["classes"]), 2 * int(np.prod(model["grid"]))
+        model = {
+            "outputs": model["classes"],
+            "slices": np.int64(1),
+            "power": np.float64(0.5),
+        } | model
+        slices, window = model["slices"], int(model["window_us"])
+        if slices.shape != () or not 1 <= slices <= window or window % slices:
+            raise NodeError(
+                self.name, f"{path}: slices is {slices}; expected a divisor of window_us {window}"
+            )
+        outputs, features = len(model["outputs"]), 2 * int(slices * np.prod(model["grid"]))
         for field, shape in {
-            "weights": (classes, features),
-            "bias": (classes,),
+            "weights": (outputs, features),
+            "bias": (outputs,),
             "mean": (features,),
             "scale": (features,),
         }.items():
@@ -95,9 +123,9 @@ class CountClassifier(Node[CountClassifierSettings], stateless=True):
                 raise NodeError(
                     self.name,
                     f"{path}: {field} has shape {model[field].shape}; expected {shape}, finite, "
-                    f"for {classes} classes on a grid of {model['grid'].tolist()}",
+                    f"for {outputs} outputs on a grid of {model['grid'].tolist()}",
                 )
-        power = model.get("power", np.array(0.5))
+        power = model["power"]
         if power.shape != () or not 0 < power < np.inf:
             raise NodeError(self.name, f"{path}: power is {power}; expected one number above 0")
         if not (model["scale"] > 0).all():
@@ -108,18 +136,24 @@ class CountClassifier(Node[CountClassifierSettings], stateless=True):
         words = words_of(self, packet)
         self._sensor = check_sensor(self, self._sensor, packet)
         factor = cell_size(self, packet, self._rows, self._columns)
-        start, stop = inner_window(self, packet, self._window)
-        outside = count_image(words, start, stop, factor, self._image)
+        start, _ = inner_window(self, packet, self._window)
+        length = self._window // len(self._images)
+        outside = 0
+        for image in self._images:
+            outside += count_image(words, start, start + length, factor, image)
+            start += length
         if outside:
             self.count_fault("outside_sensor", outside)
-        probability = softmax(self._weights @ (self._image**self._power).reshape(-1) + self._bias)
-        best = int(probability.argmax())
-        row = particle(packet, words, self._names[best], float(probability[best]))
-        yield self.particles(Table(row), packet.start, packet.stop)
+        counts = self._images.reshape(-1) ** self._power
+        rows = self._readout.rows(packet, words, self._weights @ counts + self._bias)
+        if rows is not None:
+            yield self.particles(Table(rows), packet.start, packet.stop)
 
     def results(self) -> dict[str, Any]:
         return {
             "model": self.settings.model,
             "window_us": self._window,
             "grid": [self._rows, self._columns],
+            "slices": len(self._images),
+            "deadline_us": self.settings.deadline,
         }

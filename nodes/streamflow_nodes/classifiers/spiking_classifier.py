@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from streamflow.errors import NodeError
-from streamflow.node import Emission, FilePath, In, Microseconds, Node, Out, Settings
+from streamflow.node import Emission, FilePath, Fraction, In, Microseconds, Node, Out, Settings
 from streamflow.packet import Events, Packet, Table
 
-from ..bursts import cell_size, class_names, inner_window, particle, softmax, warm_up
+from ..bursts import cell_size, inner_window, warm_up
 from ..event_packets import Sensor, check_sensor, no_words, words_of
 from ..kernels.burst_measures import cells_and_steps
+from ..model_outputs import Readout
 from ..spiking import Integrator, NetworkError, Reset, read_network
 
 
@@ -24,7 +25,7 @@ class SpikingClassifierSettings(Settings, frozen=True, kw_only=True):
     """A NIR file: Input (2, rows, columns), Flatten, Affine or Linear, LIF or CubaLIF, ..., Output
     with one value or neuron for each class."""
     classes: tuple[str, ...]
-    """Names of the outputs, in their order."""
+    """Names of the classes; without names in the model, one output for each, in this order."""
     window: Microseconds = 600
     """The middle of the burst that the network is given (us)."""
     dt: Microseconds = 50
@@ -32,16 +33,23 @@ class SpikingClassifierSettings(Settings, frozen=True, kw_only=True):
     integrator: Integrator = "euler"
     reset: Reset = "value"
     """After a spike the membrane goes to v_reset (value), or down by the threshold (subtract)."""
+    deadline: Microseconds = 5000
+    """A decision later than this after the particle's centre (stream time) is flagged `late`."""
+    act_above: Fraction = 0.0
+    """A less probable decision is flagged `aborted`, as late, merged and debris ones are."""
 
 
 class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
-    """One particle for each burst, its class from a spiking network run over the burst's events.
+    """The particles of each burst, from a spiking network that is run over the burst's events.
 
     The network is at rest before each burst. In the middle `window` of the burst it makes
     window / dt steps; in each, every event adds its cell's row of weights to the first layer
     (several events in a step and cell count several times), and all layers follow without delay.
     The scores are the output summed over the steps: spike counts when the last node is a LIF or
-    CubaLIF, else the weighted spikes of the layer before. probability = softmax(scores).
+    CubaLIF, else the weighted spikes of the layer before. What they stand for, the model's metadata
+    `outputs` say: `streamflow_nodes.model_outputs`. A network with one output for each class gives
+    one particle for each burst; others can give none (a neighbour's tail), or two where two
+    particles made one burst, with diameters and flags.
 
     The equations are in `streamflow_nodes.spiking`; time step, integrator and reset are settings,
     as NIR leaves them open (Pedersen et al. 2024, "Neuromorphic intermediate representation"), and
@@ -49,8 +57,8 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
     integrator, reset) is refused. Classifying bursts with an SNN follows Abreu, Gouda, Lugnan and
     Bienstman (2023), "Flow cytometry with event-based vision and spiking neuromorphic hardware".
 
-    Every burst gives one row; `decided_us` is the burst's stop. State: none. Events outside the
-    sensor are left out and counted as `outside_sensor`.
+    `decided_us` is the burst's stop. State: none. Events outside the sensor are left out and
+    counted as `outside_sensor`, decisions after the deadline as `late`.
 
         spiking:
           kind: spiking_classifier
@@ -60,11 +68,10 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
 
     bursts = In(Events)
     particles = Out(Table)
-    faults = ("outside_sensor",)
+    faults = ("outside_sensor", "late")
 
     def open(self) -> None:
         s = self.settings
-        self._names = class_names(self, list(s.classes))
         if s.window % s.dt:
             raise NodeError(
                 self.name, f"settings: window {s.window} us is not a multiple of dt {s.dt} us"
@@ -92,12 +99,16 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
                 f"{s.model}: its input has shape {network.input_shape}; expected (2, rows, "
                 "columns): OFF and ON events by cell",
             )
-        if network.outputs != len(s.classes):
+        outputs = _text(network.metadata.get("outputs", ",".join(s.classes))).split(",")
+        if network.outputs != len(outputs):
             raise NodeError(
                 self.name,
-                f"{s.model}: {network.outputs} outputs for the {len(s.classes)} classes "
-                f"{list(s.classes)}; name each output in the setting classes",
+                f"{s.model}: {network.outputs} outputs for the {len(outputs)} names {outputs}; "
+                "name each output in the setting classes, or in the model's metadata (outputs)",
             )
+        self._readout = Readout(
+            self, outputs, list(s.classes), deadline=s.deadline, act_above=s.act_above
+        )
         chosen = {
             "dt_us": s.dt,
             "window_us": s.window,
@@ -106,8 +117,7 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
             "reset": s.reset,
         }
         for what, value in chosen.items():
-            trained = network.metadata.get(what, value)
-            trained = trained.decode() if isinstance(trained, bytes) else trained
+            trained = _text(network.metadata.get(what, value))
             if trained != value:
                 raise NodeError(
                     self.name,
@@ -128,10 +138,9 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
         if outside:
             self.count_fault("outside_sensor", outside)
         scores, _ = self._network.run(cells, ends)
-        probability = softmax(scores)
-        best = int(probability.argmax())
-        row = particle(packet, words, self._names[best], float(probability[best]))
-        yield self.particles(Table(row), packet.start, packet.stop)
+        rows = self._readout.rows(packet, words, scores)
+        if rows is not None:
+            yield self.particles(Table(rows), packet.start, packet.stop)
 
     def results(self) -> dict[str, Any]:
         s = self.settings
@@ -142,4 +151,10 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
             "integrator": s.integrator,
             "reset": s.reset,
             "readout": "sum of the output over the window",
+            "deadline_us": s.deadline,
         }
+
+
+def _text(value: Any) -> Any:
+    """Text as NIR files give it back, bytes on some versions of h5py."""
+    return value.decode() if isinstance(value, bytes) else value

@@ -63,7 +63,7 @@ class FcsFile(Node[FcsFileSettings]):
     Its parameters are `streamflow_nodes.particles.CHANNELS`: Time, then FSC-A (events of the
     passage), FSC-H (peak rate), FSC-W (duration) and SSC-A (events far from the centre), which
     cytometry programs take for scatter, and then what has no such meaning: ON_FRAC, X, Y, CLASS,
-    P_CLASS, LATENCY_US, FLAGS. SF_CLASSES holds the class names as a JSON list, which CLASS indexes
+    P_CLASS, LATENCY_US, FLAGS, DIAM_UM. SF_CLASSES holds the names as a JSON list; CLASS indexes it
     from 0. $ABRT counts passages of several particles that were not separated (MERGED), $LOST those
     decided after their deadline (LATE); both kinds are in the file as well. SF_MODEL_SHA256
     and SF_GRAPH_SHA256 say which files the decisions came from, one digest per file.
