@@ -1,35 +1,37 @@
-"""Event filters and frames next to dv-processing, in one process, runs interleaved.
+"""Event filters and frames next to those of four peers, in one process, runs taking turns.
 
     python benchmarks/filters.py [--recording FILE.raw] [--events N] [--runs N]
 
-Every row is the median of `--runs` runs, in million events per CPU-second (process time; nothing
-here uses a second thread).
+Prints Markdown. Speeds are medians in million events per CPU-second (process time; no second
+thread where that can be chosen), ratios the medians of the ratios of runs that followed one
+another: above 1, ours is faster.
+
 `node` is what a graph pays: the handler with everything it allocates and yields; `kernel` is the
-compiled loop alone, writing into one buffer; `dv` is dv-processing on event stores built before.
-All read the same events from memory. dv's surface has one plane (as `per_polarity: false`) and its
-frame one plane of bytes, where ours has two of int16. Results are compared first: the events kept,
-the first packet's frame and its surface.
+compiled loop alone, into one buffer. dv-processing is given event stores that were built before,
+the other peers whole arrays. Where a peer's rule is ours, results are compared first, and the
+program ends where they differ. Peers: benchmarks/requirements.txt; one that is not installed is
+left out by name.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import logging
-import os
-import platform
-import statistics
 import time
+import warnings
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import dv_processing as dv
 import faery
 import numpy as np
+from _event_peers import PeerJob, peer_jobs
+from _table import median, print_machine, print_table, ratio
 from streamflow_nodes.kernels.background_activity import keep_supported
-from streamflow_nodes.kernels.count_frame import count_events
+from streamflow_nodes.kernels.count_frame import clear_rows, count_events
 from streamflow_nodes.kernels.crop import keep_inside
 from streamflow_nodes.kernels.downsample import shrink
 from streamflow_nodes.kernels.hot_pixels import keep_cool
@@ -53,7 +55,11 @@ RECORDING = (
 )  # fmt: skip
 WIDTH, HEIGHT = 640, 480
 WINDOW_US = 2000
+CROP = {"x": 80, "y": 60, "width": 480, "height": 360}
 FOREVER = 1 << 61
+ENDLESS = {"period": 1e6}  # no frame ends by itself
+PEERS = ("dv-processing", "faery", "tonic", "evlib")
+AS_DV = {"polarity": "merged", "dtype": "uint8"}  # the frame that dv makes
 
 Words = list[Any]
 Run = Callable[[], Any]
@@ -65,6 +71,7 @@ def tiled(path: Path, number: int) -> Any:
     once = np.zeros(len(raw), EVENT)
     for name, theirs in zip(EVENT.names or (), ("t", "x", "y", "on"), strict=True):
         once[name] = raw[theirs]
+    once["timestamp"] += 1_000_000 - once["timestamp"][0]  # dv takes what never fired as fired at 0
     span = int(once["timestamp"][-1] - once["timestamp"][0]) + 1
     out = np.zeros(number, EVENT)
     for copy, at in enumerate(range(0, number, len(once))):
@@ -116,8 +123,7 @@ def frame_run(node: Node[Any], data: list[Packet[Events]]) -> Run:
         total = 0
         for packet in data:
             list(handler(packet))
-            total += int(node._leave((WIDTH, HEIGHT)).packet.data.array[0, 0, 0])  # type: ignore[attr-defined]  # only frames have it
-            node._start = 0  # type: ignore[attr-defined]  # as above
+            total += int(node._leave(0, 1).packet.data.array.flat[0])  # type: ignore[attr-defined]  # only frames have it
         return total
 
     return run
@@ -141,17 +147,23 @@ def kernel_runs(words: Words, size: int) -> dict[str, Run]:
         state = (last, own, scored, score)
         return sum(keep_cool(w, *sensor, WINDOW_US, 2e6, 40.0, *state, kept)[0] for w in words)
 
-    def surface(polarities: int) -> Run:
+    def surface(*planes: int) -> Run:
         def run() -> None:
-            last = np.full(polarities * WIDTH * HEIGHT, NEVER, np.int64)
+            last, newest = np.full((*planes, HEIGHT, WIDTH), NEVER, np.int64), NEVER
             for w in words:
-                note_times(w, 0, FOREVER, *sensor, polarities, last)
+                newest = note_times(w, 0, FOREVER, newest, last)[2]
 
         return run
 
-    def count() -> None:
-        for w in words:
-            count_events(w, 0, 0, FOREVER, *sensor, np.zeros(2 * WIDTH * HEIGHT, np.int16))
+    def count(*planes: int, dtype: str) -> Run:
+        def run() -> None:
+            frame = np.zeros((*planes, HEIGHT, WIDTH), dtype)
+            touched, most = np.zeros(frame.size // WIDTH, np.uint8), int(np.iinfo(dtype).max)
+            for w in words:
+                count_events(w, 0, 0, FOREVER, most, None, frame, touched)
+                clear_rows(frame, touched)
+
+        return run
 
     return {
         "background_activity": background,
@@ -159,26 +171,28 @@ def kernel_runs(words: Words, size: int) -> dict[str, Run]:
         "hot_pixels": cool,
         "crop": lambda: sum(keep_inside(w, sensor, (80, 60), (480, 360), kept)[0] for w in words),
         "downsample": lambda: sum(shrink(w, sensor, 10, kept)[0] for w in words),
-        "time_surface, no frame": surface(1),
-        "the same, per polarity": surface(2),
-        "count_frame, one a packet": count,
+        "time_surface, one, no frame": surface(),
+        "time_surface, no frame": surface(2),
+        "count_frame, one plane of bytes": count(dtype="uint8"),
+        "count_frame, two planes of int16": count(2, dtype="int16"),
     }
 
 
 def node_runs(data: list[Packet[Events]]) -> dict[str, Run]:
     """Each node's handler over all packets."""
-    crop = {"x": 80, "y": 60, "width": 480, "height": 360}
-    together = {"period": 1e6, "per_polarity": False}
     return {
         "background_activity": node_run(BackgroundActivity({"window": WINDOW_US * 1e-6}), data),
         "refractory": node_run(Refractory(), data),
         "hot_pixels": node_run(HotPixels(), data),
-        "crop": node_run(Crop(crop), data),
+        "crop": node_run(Crop(CROP), data),
         "downsample": node_run(Downsample({"factor": 10}), data),
-        "time_surface, no frame": node_run(TimeSurface(together), data),
-        "the same, per polarity": node_run(TimeSurface({"period": 1e6}), data),
+        "time_surface, one, no frame": node_run(
+            TimeSurface(ENDLESS | {"per_polarity": False}), data
+        ),
+        "time_surface, no frame": node_run(TimeSurface(ENDLESS), data),
         "time_surface, 10 ms": node_run(TimeSurface(), data),
-        "count_frame, one a packet": frame_run(CountFrame({"period": 1e6}), data),
+        "count_frame, one plane of bytes": frame_run(CountFrame(ENDLESS | AS_DV), data),
+        "count_frame, two planes of int16": frame_run(CountFrame(ENDLESS), data),
         "count_frame, 1 ms": node_run(CountFrame(), data),
     }
 
@@ -205,98 +219,182 @@ def dv_runs(data: list[Any]) -> dict[str, Run]:
             accumulator.accept(store)
             accumulator.generateFrame()
 
+    def inside() -> None:
+        region = dv.EventRegionFilter((80, 60, 480, 360))
+        for store in data:
+            region.accept(store)
+            region.generateEvents()
+
     return {
         "background_activity": background,
+        "crop": inside,
+        "downsample": lambda: [dv.scale(store, 10.0, 10.0) for store in data],
+        "time_surface, one, no frame": surface,
         "time_surface, no frame": surface,
-        "count_frame, one a packet": count,
+        "count_frame, one plane of bytes": count,
+        "count_frame, two planes of int16": count,
     }
 
 
-def compare(data: list[Packet[Events]], theirs: list[Any]) -> int:
-    """The number of events that our filter and dv's both keep; SystemExit where they differ."""
-    window = datetime.timedelta(microseconds=WINDOW_US)
-    noise_filter = dv.noise.BackgroundActivityNoiseFilter((WIDTH, HEIGHT), window)
-    node, total = BackgroundActivity({"window": WINDOW_US * 1e-6}), 0
+def emitted(node: Node[Any], data: list[Packet[Events]]) -> list[Any]:
+    """The arrays of all packets that the node emits."""
     node.open()
-    for number, (packet, store) in enumerate(zip(data, theirs, strict=True)):
-        noise_filter.accept(store)
-        expected = noise_filter.generateEvents().numpy()
-        out = [emission.packet.data.array for emission in node.on_events(packet)]
-        found = out[0] if out else np.empty(0, EVENT)
-        if len(found) != len(expected) or not (found == expected.astype(EVENT)).all():
-            raise SystemExit(f"packet {number}: dv keeps {len(expected)}, we keep {len(found)}")
-        total += len(found)
-    return total
+    out = [e.packet.data.array.copy() for packet in data for e in node.on_events(packet)]  # type: ignore[attr-defined]  # every node here has this input
+    return out + [e.packet.data.array.copy() for e in node.finish() or ()]
 
 
-def compare_frames(packet: Packet[Events], store: Any) -> None:
+def check_dv(data: list[Packet[Events]], stores: list[Any]) -> None:
+    """SystemExit where a result is not that of dv."""
+    window = datetime.timedelta(microseconds=WINDOW_US)
+    noise = dv.noise.BackgroundActivityNoiseFilter((WIDTH, HEIGHT), window)
+    region = dv.EventRegionFilter((80, 60, 480, 360))
+    moved = np.array((0, 80, 60, 0), EVENT)
+
+    def through(dv_filter: Any) -> Any:
+        kept = []
+        for store in stores:
+            dv_filter.accept(store)
+            kept.append(dv_filter.generateEvents().numpy())
+        return np.concatenate(kept).astype(EVENT)
+
+    inside = through(region)
+    inside["x"] -= moved["x"]
+    inside["y"] -= moved["y"]
+    coarse = np.concatenate([dv.scale(store, 10.0, 10.0).numpy() for store in stores])
+    pairs: dict[str, tuple[Node[Any], Any]] = {
+        "background activity": (
+            BackgroundActivity({"window": WINDOW_US * 1e-6}), through(noise)
+        ),
+        "crop": (Crop(CROP), inside),
+        "downsample": (Downsample({"factor": 10}), coarse.astype(EVENT)),
+    }  # fmt: skip
+    for name, (node, theirs) in pairs.items():
+        ours = np.concatenate(emitted(node, data))
+        if len(ours) != len(theirs) or not (ours == theirs).all():
+            raise SystemExit(f"{name}: {len(ours)} events, dv has {len(theirs)}, or others")
+        print(f"- {name}: the same {len(ours):,} events as dv-processing")
+
+
+def check_dv_frames(packet: Packet[Events], store: Any) -> None:
     """SystemExit where a count frame or the latest times are not those of dv."""
     words, sensor = packet.data.array.view(np.int64), (WIDTH, HEIGHT)
     accumulator, surface = dv.EdgeMapAccumulator(sensor, 1.0 / 255), dv.TimeSurface(HEIGHT, WIDTH)
     accumulator.accept(store)
     surface.accept(store)
-    frame = np.zeros(2 * WIDTH * HEIGHT, np.int16)
-    count_events(words, 0, 0, FOREVER, *sensor, frame)
-    both = frame.reshape(2, HEIGHT, WIDTH).sum(axis=0)
-    if not np.array_equal(np.minimum(both, 255), accumulator.generateFrame().image):
+    (frame,) = emitted(CountFrame({"period": 1e6} | AS_DV), [packet])
+    if not np.array_equal(frame, accumulator.generateFrame().image):
         raise SystemExit("count frame: not what dv counts")
-    last = np.zeros(WIDTH * HEIGHT, np.int64)
-    note_times(words, 0, FOREVER, *sensor, 1, last)
+    last = np.zeros((HEIGHT, WIDTH), np.int64)
+    note_times(words, 0, FOREVER, 0, last)
     theirs = [surface.at(y, x) for y in range(HEIGHT) for x in range(WIDTH)]
-    if not np.array_equal(last, theirs):
+    if not np.array_equal(last.reshape(-1), theirs):
         raise SystemExit("time surface: not the times that dv has")
+    print("- the first packet's count frame and latest times: those of dv-processing")
 
 
-def measure(jobs: dict[tuple[str, str], Run], events: int, runs: int) -> dict[Any, float]:
-    """Million events per CPU-second of each job: all jobs once, then all again, medians."""
-    seen: dict[Any, list[float]] = {job: [] for job in jobs}
+def measure(
+    jobs: dict[tuple[str, str], tuple[Run, int]], runs: int
+) -> dict[tuple[str, str], list[float]]:
+    """Million events per CPU-second of each job, run by run: all jobs once, then all again."""
+    seen: dict[tuple[str, str], list[float]] = {job: [] for job in jobs}
     for number in range(runs + 1):
-        for job, run in jobs.items():
+        for job, (run, events) in jobs.items():
             begin = time.process_time()
             run()
             if number:  # the first round compiles and touches memory
                 seen[job].append(events / (time.process_time() - begin) / 1e6)
-    return {job: statistics.median(values) for job, values in seen.items()}
+    return seen
 
 
-def machine() -> str:
-    """The processor's name, how many there are and how busy they were."""
-    names = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+def beside_dv(array: Any, runs: int) -> None:
+    """Print every node beside its kernel and dv, for small and large packets."""
+    for size in (4096, 65536):
+        data, theirs = packets(array, size), stores(array, size)
+        print(f"\n## Packets of {size} events\n")
+        check_dv(data, theirs)
+        check_dv_frames(data[0], theirs[0])
+        words = [packet.data.array.view(np.int64) for packet in data]
+        jobs: dict[tuple[str, str], tuple[Run, int]] = {}
+        columns = {"node": node_runs(data), "dv": dv_runs(theirs)}
+        columns["kernel"] = kernel_runs(words, size)
+        for job in columns["node"]:  # what is compared runs one after the other
+            jobs |= {(w, job): (c[job], len(array)) for w, c in columns.items() if job in c}
+        speed = measure(jobs, runs)
+        rows = []
+        for job in columns["node"]:
+            cells = [f"{median(speed[w, job]):.0f}" if (w, job) in speed else ""
+                     for w in ("node", "kernel", "dv")]  # fmt: skip
+            beside = ("dv", job) in speed
+            quotient = ratio(speed["node", job], speed["dv", job]) if beside else 0.0
+            rows.append([job, *cells, f"{quotient:.2f}" if beside else "",
+                         "slower" if 0 < quotient < 1 else ""])  # fmt: skip
+        head = ["million events per CPU-second", "node", "kernel", "dv", "node / dv", ""]
+        print_table(f"Median of {runs} runs", head, rows)
+
+
+def beside_others(array: Any, runs: int) -> None:
+    """Print the nodes beside the peers that take whole arrays."""
+    others, missing = peer_jobs(array, (WIDTH, HEIGHT))
+    print("\n## tonic, evlib and faery")
+    for name in missing:
+        print(f"\n{name} is not installed: left out")
+    nodes = {"background_activity": BackgroundActivity, "refractory": Refractory,
+             "hot_pixels": HotPixels, "crop": lambda: Crop(CROP),
+             "count_frame, 1 ms": CountFrame, "time_surface, 10 ms": TimeSurface}  # fmt: skip
+    jobs: dict[tuple[str, str], tuple[Run, int]] = {}
+    for other in others:
+        data, key = packets(array[: other.events], 65536), f"{other.job}|{other.peer}"
+        check_peer(other, nodes[other.job](), data)
+        node = nodes[other.job]()
+        jobs |= {("node", key): (node_run(node, data), other.events)}
+        jobs |= {("peer", key): (other.run, other.events)}
+    speed = measure(jobs, runs)
+    rows = []
+    for other in others:
+        key = f"{other.job}|{other.peer}"
+        ours, theirs = speed["node", key], speed["peer", key]
+        rows.append([other.job, other.peer, f"{other.events:,}", f"{median(ours):.3g}",
+                     f"{median(theirs):.3g}", f"{ratio(ours, theirs):.3g}",
+                     other.rule or "the same result"])  # fmt: skip
+    head = [
+        "million events per CPU-second",
+        "peer",
+        "events",
+        "node",
+        "peer",
+        "node / peer",
+        "rule",
     ]
-    name = names[0].split(":")[1].strip() if names else platform.machine()
-    return f"{name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    print_table(f"Median of {runs} runs, packets of 65536 events", head, rows)
+
+
+def check_peer(other: PeerJob, node: Node[Any], data: list[Packet[Events]]) -> None:
+    """SystemExit where a peer whose rule is ours has another result."""
+    if other.check is not None:
+        ours: Any = emitted(node, data)
+        if ours[0].dtype == EVENT:
+            ours = np.concatenate(ours)
+        if not other.check(ours, other.run()):
+            raise SystemExit(f"{other.job}: not what {other.peer} gives")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--recording", type=Path, default=RECORDING)
-    parser.add_argument("--events", type=int, default=3_000_000)
+    parser.add_argument("--events", type=int, default=6_000_000)
     parser.add_argument("--runs", type=int, default=7)
     options = parser.parse_args()
     if not options.recording.exists():
         raise SystemExit(f"{options.recording}: no such recording; give an EVT2 file of 640x480")
     logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")  # those of the peers
     array = tiled(options.recording, options.events)
-    versions = {n: importlib.metadata.version(n) for n in ("numba", "numpy", "dv-processing")}
-    print(f"{machine()}\nPython {platform.python_version()}, {versions}")
-    print(f"{options.recording.name} tiled to {len(array)} events; median of {options.runs} runs")
-    for size in (4096, 65536):
-        data, theirs = packets(array, size), stores(array, size)
-        same = compare(data, theirs)
-        compare_frames(data[0], theirs[0])
-        words = [packet.data.array.view(np.int64) for packet in data]
-        jobs = {("node", name): run for name, run in node_runs(data).items()}
-        jobs |= {("kernel", name): run for name, run in kernel_runs(words, size).items()}
-        jobs |= {("dv", name): run for name, run in dv_runs(theirs).items()}
-        speed = measure(jobs, len(array), options.runs)
-        print(f"\n{size} events a packet; background activity: the same {same} events as dv")
-        print(f"{'million events per CPU-s':30} {'node':>7} {'kernel':>7} {'dv':>7} {'node/dv':>8}")
-        for name in node_runs(data):
-            node, kernel, peer = (speed.get((w, name)) for w in ("node", "kernel", "dv"))
-            cells = ["-" if v is None else f"{v:.0f}" for v in (node, kernel, peer)]
-            ratio = f"{node / peer:.2f}" if node and peer else "-"
-            print(f"{name:28} {cells[0]:>7} {cells[1]:>7} {cells[2]:>7} {ratio:>8}")
+    print_machine()
+    names = {d.name: d.version for d in metadata.distributions() if d.name in PEERS}
+    print("peers:", ", ".join(f"{name} {version}" for name, version in sorted(names.items())))
+    print(f"{options.recording.name}, repeated to {len(array):,} events")
+    beside_dv(array, options.runs)
+    beside_others(array, options.runs)
 
 
 if __name__ == "__main__":
