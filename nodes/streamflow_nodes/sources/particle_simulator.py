@@ -59,7 +59,7 @@ class ParticleSimulatorSettings(Settings, frozen=True, kw_only=True):
     speed: Speed = 0.12
     """Of the flow in the middle of the channel (m/s)."""
     step: Step = 8
-    """Stream time for which light is calculated at once (us)."""
+    """Stream time for which light is calculated at once (us); 16 takes half the time of 8."""
     packet_duration: Seconds = 0.001
     """Stream time a packet covers (s), in whole microseconds."""
 
