@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .event_formats import Aedat4Records, Size
-from .files import library
+from .files import Hdf5Draft, library
 
 BLOCK = 1 << 18  # events written at a time
 INDEX_LIMIT = 1 << 24  # ms (4.7 hours): a longer index is left out
@@ -71,7 +71,8 @@ class Hdf5Columns:
     TYPES = {"t": np.int64, "x": np.uint16, "y": np.uint16, "p": np.uint8}
 
     def __init__(self, draft: str) -> None:
-        self._file = library("h5py", draft, "files").File(draft, "w", locking=False)
+        self._draft = Hdf5Draft(draft)
+        self._file = library("h5py", draft, "files").File(self._draft, "w")
         group = self._file.create_group("events")
         self._sets = {
             name: group.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(1 << 16,))
@@ -96,6 +97,7 @@ class Hdf5Columns:
         for name, column in columns.items():
             _append(self._sets[name], column)
         self._count += len(events)
+        self._draft.check()
 
     def complete(self, size: Size) -> None:
         self._file.create_dataset("t_offset", data=np.int64(self._offset))
@@ -108,9 +110,12 @@ class Hdf5Columns:
         else:
             del self._file["ms_to_idx"]
         self._file.close()
+        self._draft.finish()
+        self._draft.close()
 
     def close(self) -> None:
         self._file.close()
+        self._draft.close()
 
     def _extend_index(self, times: NDArray[np.int64]) -> None:
         """The index up to the last of `times`, as far as it is kept at all."""

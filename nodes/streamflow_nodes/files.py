@@ -16,6 +16,7 @@ import errno
 import fcntl
 import hashlib
 import importlib
+import io
 import logging
 import os
 import stat
@@ -266,6 +267,48 @@ class AssembledFile:
             f"{self.node}: cannot build {self.path}: {what}; all records are in "
             f"{self.journal.path}, which can be read: free space, or give a path on another disk"
         )
+
+
+class Hdf5Draft(io.FileIO):
+    """A file that HDF5 writes, and that never tells it of an error.
+
+    The HDF5 library crashes the process (segmentation fault, HDF5 2.0) when a write fails while it
+    closes a file. So a failed write is kept to `finish`, which raises it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path, "w+")
+        self._error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Take all of `data`; after an error, to nowhere."""
+        view = memoryview(data)
+        size = view.nbytes
+        try:
+            while view and self._error is None:
+                view = view[super().write(view) :]
+        except OSError as error:
+            self._error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Give the file its size; after an error, do nothing."""
+        try:
+            if self._error is None:
+                return super().truncate(size)
+        except OSError as error:
+            self._error = error
+        return size or 0
+
+    def finish(self) -> None:
+        """Bring the file to the disk; OSError where anything could not be written."""
+        self.check()
+        os.fsync(self.fileno())
+
+    def check(self) -> None:
+        """OSError where anything could not be written."""
+        if self._error is not None:
+            raise self._error
 
 
 PART = ".part"

@@ -430,6 +430,42 @@ def test_when_everything_is_killed_a_whole_beginning_is_in_the_journal(tmp_path:
     assert not (tmp_path / "a.parquet").exists()
 
 
+FULL_AT_THE_END = """
+import resource, signal, sys
+import numpy as np
+from streamflow_nodes.sinks.event_file_writer import EventFileWriter
+from streamflow.errors import DeviceError
+from streamflow.packet import EVENT
+from streamflow.testing import events
+recording = np.zeros(100_000, EVENT)
+recording["timestamp"] = np.arange(len(recording))
+node = EventFileWriter({"path": sys.argv[1]})
+node.open()
+node.on_events(events(recording))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+try:
+    node.finish()
+except DeviceError as error:
+    print(error)
+finally:
+    node.close()
+"""
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_the_journal_and_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_AT_THE_END, str(tmp_path / "a.h5")],
+        capture_output=True, text=True, timeout=100, check=True,
+    )  # fmt: skip
+
+    assert "cannot build" in done.stdout
+    assert "a.h5.part.aedat4, which can be read: free space" in done.stdout
+    assert left(tmp_path) == ["a.h5.part.aedat4"]
+
+
 FULL_DISK = """
 import resource, signal, sys
 import numpy as np

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from streamflow.errors import DeviceError, NodeError
 from streamflow.node import In, Node, OutputPath, Positive, Seconds, Settings
 from streamflow.packet import Packet, Table
 
-from ..files import RecordFile, library
+from ..files import Hdf5Draft, RecordFile, library
 
 Rows = NDArray[Any]
 Above0 = Annotated[float, msgspec.Meta(gt=0)]
@@ -268,7 +267,7 @@ class RtdcFile(Node[RtdcFileSettings]):
         path = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
             try:
-                with _Draft(path) as draft:
+                with Hdf5Draft(path) as draft:
                     with self._h5py.File(draft, "w") as file:
                         self._fill(file)
                     draft.finish()
@@ -376,44 +375,6 @@ class RtdcFile(Node[RtdcFileSettings]):
             **({"user:note": s.note} if s.note else {}),
             **meanings,
         }
-
-
-class _Draft(io.FileIO):
-    """A file that HDF5 writes, and that never tells it of an error.
-
-    The HDF5 library crashes the process (segmentation fault, HDF5 2.0) when a write fails while it
-    closes a file. So a failed write is kept to `finish`, which raises it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+")
-        self._error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Take all of `data`; after an error, to nowhere."""
-        view = memoryview(data)
-        size = view.nbytes
-        try:
-            while view and self._error is None:
-                view = view[super().write(view) :]
-        except OSError as error:
-            self._error = error
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        """Give the file its size; after an error, do nothing."""
-        try:
-            if self._error is None:
-                return super().truncate(size)
-        except OSError as error:
-            self._error = error
-        return size or 0
-
-    def finish(self) -> None:
-        """Bring the file to the disk; OSError where anything could not be written."""
-        if self._error is not None:
-            raise self._error
-        os.fsync(self.fileno())
 
 
 def _text(name: bytes) -> str:
