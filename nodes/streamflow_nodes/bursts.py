@@ -1,4 +1,4 @@
-"""What the classifiers of bursts share: the part that is looked at, and the row that it gives.
+"""What the classifiers of bursts share: the part that is looked at, and what it looks like.
 
 A burst is a packet whose middle is the centre of a passage.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamflow.errors import NodeError
 from streamflow.node import Node
@@ -22,7 +21,7 @@ OUTER = 0.25  # of the sensor's height: farther from the mean position is outsid
 
 
 def warm_up(words: Words) -> None:
-    """Compile what `particle` calls; `words` as they will arrive."""
+    """Compile what `look` calls; `words` as they will arrive."""
     event = np.zeros(2, np.int64)  # a burst has at least one
     event.flags.writeable = words.flags.writeable
     measure_burst(event, 1.0, np.empty(6))
@@ -70,16 +69,10 @@ def cell_size(node: Node[Any], packet: Packet[Events], rows: int, columns: int) 
     return factor
 
 
-def particle(packet: Packet[Events], words: Words) -> NDArray[np.void]:
-    """The row of a particle in the middle of the burst, not decided about yet: (1,) `PARTICLE`."""
-    measures = np.zeros(6)
-    if words.size:
-        measure_burst(words, OUTER * packet.data.height, measures)
-    row = np.zeros(1, PARTICLE)
-    row["time_us"] = (packet.start + packet.stop) / 2
-    row["decided_us"] = row["stop_us"] = packet.stop
-    row["start_us"] = packet.start
-    row["events"] = words.size // 2
-    row["outer_events"], row["peak_rate"], row["width_us"] = measures[:3]
-    row["on_fraction"], row["x"], row["y"] = measures[3:]
-    return row
+def look(packet: Packet[Events], words: Words) -> tuple[float, ...]:
+    """What the burst looks like: the seven fields of `PARTICLE` from `events` to `y`."""
+    if not words.size:
+        return (0, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    measures = np.empty(6)
+    measure_burst(words, OUTER * packet.data.height, measures)
+    return (words.size // 2, *measures.tolist())

@@ -15,6 +15,7 @@ second particle. A model without names has one output for each class.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,11 @@ from streamflow.errors import NodeError
 from streamflow.node import Node
 from streamflow.packet import Events, Packet
 
-from .bursts import class_names, particle
+from .bursts import class_names, look
 from .event_packets import Words
 from .kernels.read_out import DEBRIS as IS_DEBRIS
 from .kernels.read_out import NO_SECOND, NOTHING, read_out
-from .particles import ABORTED, DEBRIS, DOUBLET, LATE, MERGED, OVERLAP
+from .particles import ABORTED, DEBRIS, DOUBLET, LATE, MERGED, OVERLAP, PARTICLE
 
 MEASURES = (
     "overlap", "doublet", "offset_us", "diameter_um", "second_offset_us", "second_diameter_um",
@@ -36,6 +37,7 @@ MEASURES = (
 NONE_FROM, TWO_FROM = 0.6, 0.4
 """Probabilities from which a burst is said to hold nothing, and two particles. A particle that is
 missed is lost, so a doubt counts for it; chosen on simulated sessions."""
+DEBRIS_FROM = 0.5
 MERGED_FROM = 0.15
 """Probability of two particles from which one that was decided for is flagged `merged`."""
 
@@ -92,38 +94,48 @@ class Readout:
         count = self._read(scores)
         if count == 0:
             return None
-        row = particle(packet, words)
-        rows = row if count == 1 else np.concatenate([row, row])
-        for index, prefix in enumerate(("", "second_")[:count]):
-            self._fill(rows[index], scores, prefix, index, is_pair=count == 2)
-        if count == 2 and rows["time_us"][1] < rows["time_us"][0]:
-            rows["time_us"] = rows["time_us"][::-1].copy()
-        return rows
+        seen = look(packet, words)
+        found = [self._row(packet, seen, scores.tolist(), index, count) for index in range(count)]
+        if count == 2 and found[1][0] < found[0][0]:  # in the order of time all the same
+            found = [(times[0], *rest[1:]) for times, rest in zip(found[::-1], found, strict=True)]
+        return np.array(found, PARTICLE)
 
-    def _fill(
-        self, row: Any, scores: NDArray[np.float64], prefix: str, index: int, *, is_pair: bool
-    ) -> None:
-        at, (_, debris, pairs) = self._at, self._shares
-        row["class"] = self._names[int(self._decided[index, 0])]
-        row["probability"] = probability = self._decided[index, 1]
-        row["diameter_um"] = scores[at[name]] if (name := prefix + "diameter_um") in at else np.nan
-        if (name := prefix + "offset_us") in at:
-            row["time_us"] += scores[at[name]]
+    def _row(
+        self, packet: Packet[Events], seen: tuple[float, ...], scores: list[float], index: int,
+        count: int,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        """The fields of `PARTICLE` of particle `index` of `count`."""
+        at, prefix = self._at, "second_" if index else ""
+        name, probability = self._decided[index].tolist()
+        time = (packet.start + packet.stop) / 2
+        offset, diameter = at.get(prefix + "offset_us"), at.get(prefix + "diameter_um")
+        if offset is not None:
+            time += scores[offset]
+        flags = self._flags(packet.stop - time, probability, scores, count)
+        return (
+            time, self._names[int(name)], probability, packet.stop, packet.start, packet.stop,
+            *seen, flags, math.nan if diameter is None else scores[diameter],
+        )  # fmt: skip
+
+    def _flags(self, age: float, probability: float, scores: list[float], count: int) -> int:
+        """The bits that a decision gets, `age` us after the particle's centre."""
+        at, (_, debris, pairs) = self._at, self._shares.tolist()
         flags = 0
-        if is_pair or ("overlap" in at and scores[at["overlap"]] > 0):
+        if count == 2 or ("overlap" in at and scores[at["overlap"]] > 0):
             flags |= OVERLAP
-        if "doublet" in at and not is_pair and scores[at["doublet"]] > 0:
-            flags |= DOUBLET
-        if not is_pair and debris >= 0.5:
-            flags |= DEBRIS
-        if not is_pair and pairs >= MERGED_FROM:
-            flags |= MERGED
-        if row["decided_us"] > row["time_us"] + self._deadline:
+        if count == 1:
+            if "doublet" in at and scores[at["doublet"]] > 0:
+                flags |= DOUBLET
+            if debris >= DEBRIS_FROM:
+                flags |= DEBRIS
+            if pairs >= MERGED_FROM:
+                flags |= MERGED
+        if age > self._deadline:
             flags |= LATE
             self._node.count_fault("late")
         if flags & (MERGED | LATE | DEBRIS) or probability < self._act_above:
             flags |= ABORTED
-        row["flags"] = flags
+        return flags
 
 
 def _group(node: Node[Any], name: str, classes: list[str]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 PEAK_US = 100  # the time over which the highest rate is taken: a tenth of a passage
+SHIFT = 32  # coordinates have 16 bits, so a product with 2^32 / factor, rounded up, divides exactly
 
 
 @njit(cache=True, nogil=True)
@@ -65,12 +66,13 @@ def count_image(
     """
     image[:] = 0.0
     outside = 0
+    inverse = ((1 << SHIFT) + factor - 1) // factor  # a division for each event took half the time
     for index in range(words.shape[0] >> 1):
         if start <= words[2 * index] < stop:
             word = words[2 * index + 1]
             on = 1 if (word >> 32) & 0xFF else 0
-            row = ((word >> 16) & 0xFFFF) // factor
-            column = (word & 0xFFFF) // factor
+            row = (((word >> 16) & 0xFFFF) * inverse) >> SHIFT
+            column = ((word & 0xFFFF) * inverse) >> SHIFT
             if row < image.shape[1] and column < image.shape[2]:
                 image[on, row, column] += 1.0
             else:
@@ -100,20 +102,23 @@ def cells_and_steps(
     ends : (steps,) int64, number of cells up to the end of each step, written
     """
     count, at, outside = 0, 0, 0
+    inverse = ((1 << SHIFT) + factor - 1) // factor
+    stop = start + steps * step
+    until = start + step  # where step `at` ends
     for index in range(words.shape[0] >> 1):
         time = words[2 * index]
         if time < start:
             continue
-        here = (time - start) // step
-        if here >= steps:
+        if time >= stop:
             break
-        while at < here:
+        while time >= until:
             ends[at] = count
             at += 1
+            until += step
         word = words[2 * index + 1]
         on = 1 if (word >> 32) & 0xFF else 0
-        row = ((word >> 16) & 0xFFFF) // factor
-        column = (word & 0xFFFF) // factor
+        row = (((word >> 16) & 0xFFFF) * inverse) >> SHIFT
+        column = ((word & 0xFFFF) * inverse) >> SHIFT
         if row >= rows or column >= columns:
             outside += 1
             continue

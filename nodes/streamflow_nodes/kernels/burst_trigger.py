@@ -95,9 +95,13 @@ def busy_spans(
     count = 0
     back = 2 * (threshold - 1)
     reach = 2 * half * step
+    known = words[0] - 1 if words.shape[0] else 0  # where the step of the last busy event ends, us
     for at in range(back, words.shape[0], 2):
         if words[at] - words[at - back] < reach:
+            if words[at] < known:  # its span is there already, without a division
+                continue
             here = words[at] // step
+            known = (here + 1) * step
             if count and here - half < spans[count - 1, 1] + 2:
                 spans[count - 1, 1] = here + half
             else:
