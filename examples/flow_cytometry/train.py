@@ -1,18 +1,24 @@
 #!/usr/bin/env python3
-"""Trains the classifiers of the flow cytometry graph, and tests them on sessions they never saw.
+"""Trains the classifiers of the flow cytometry graph on simulated sessions, and tests them.
 
-    python examples/flow_cytometry/train.py --recordings DIR [--output graphs/flow_cytometry]
+    python examples/flow_cytometry/train.py --output graphs/flow_cytometry
 
-DIR holds one recording for each class and session: A1.raw, B1.raw, A2.raw, ... (one capital letter,
-then the session's number), any format that the event_file node reads. That is how the recordings of
-Abreu, Gouda, Lugnan and Bienstman (Zenodo 10.5281/zenodo.7804830; 640x480) are named, and the
-simulated ones; other files in DIR are left alone. Bursts are cut by the graph's own burst_trigger,
-and tested by the graph's own classifiers. A burst is labelled with its recording's class, as in the
-papers: truth files, where there are any (A1.truth.csv), are used to score, never to train.
+simulates sessions (`streamflow_nodes.particle_simulation`: every one with its own alignment,
+thresholds, light, speed and speckle; 100, 250 and 600 particles per second of both classes), cuts
+them with the graph's own burst_trigger, writes linear.npz (count_classifier) and model.nir
+(spiking_classifier), and prints how they do on sessions that they were not trained on. Overlapping
+passages are in the training set as they come, interference included.
 
-Writes linear.npz (count_classifier) and model.nir (spiking_classifier), trained on every session;
-then prints the table of models trained on all sessions but the one they are tested on. Needs the
-extras `norse` (torch) and `train` (scikit-learn).
+    --recordings DIR    more to learn from: A1.raw, B1.raw, A2.raw, ... (one capital letter, the
+                        class, then the session's number), as the recordings of Abreu, Gouda, Lugnan
+                        and Bienstman (Zenodo 10.5281/zenodo.7804830) are named, with A1.truth.csv
+                        if there is truth. Without truth a model cannot learn which bursts hold two
+                        particles, or none: it then has one output for each class, a burst is
+                        labelled with its recording's class as in the papers, and nothing is
+                        simulated (train on DIR alone).
+
+What a burst is labelled with: the particles whose centres lie nearest to it, at most two. Needs the
+extras `norse` (torch) and `cytometry` (miepython).
 """
 
 from __future__ import annotations
@@ -21,7 +27,6 @@ import argparse
 import csv
 import itertools
 import re
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,78 +36,52 @@ from typing import Any
 import nir
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from streamflow_nodes.classifiers.count_classifier import CountClassifier
 from streamflow_nodes.classifiers.spiking_classifier import SpikingClassifier
+from streamflow_nodes.particle_simulation import Sample, simulate
 from streamflow_nodes.processors.burst_trigger import BurstTrigger
 from streamflow_nodes.sources.event_file import EventFile
 
-from streamflow.packet import EVENT, Events, Packet
+from streamflow.node import Node
+from streamflow.packet import Events, Packet
 from streamflow.testing import cut, drive
 
 ROWS, COLUMNS = 24, 32  # cells: 64x48 by 2, 640x480 by 20 as in the papers
 CELLS = 2 * ROWS * COLUMNS
 WINDOW, DT = 600, 50  # us given to the classifiers, us per step of the network
-PUBLISHED_WINDOW = 1000  # us, of the papers; for comparison
-DECAY = 0.7  # of the membrane in one step: tau = DT / (1 - DECAY)
+SLICES = 2  # of the window, counted apart for the linear model
+CLASSES = ("A", "B")
+PAIRS = tuple(f"{one}+{other}" for one, other in itertools.product(CLASSES, repeat=2))
+GROUPS = ("nothing", *CLASSES, "debris", *PAIRS)
+MEASURES = ("overlap", "doublet", "offset_us", "second_offset_us", "diameter_um",
+            "second_diameter_um")  # fmt: skip
+OUTPUTS = (*GROUPS, *MEASURES)
+CENTRE, SPREAD = np.array([0, 0, 0, 0, 17, 17]), np.array([1, 1, 100, 100, 3, 3])
+"""Measures are learned as (value - CENTRE) / SPREAD."""
+REACH = 250  # us between a burst's centre and a particle that it may stand for
+LAG = 40  # us from a particle's centre to the burst's: pixels follow the light with a delay
+FIRST_SESSION, FIRST_TEST_SESSION = 1000, 50_000
+TRAINED = ((100, 250), (250, 400), (600, 500))  # particles per second, and how many of them
+TESTED = ((50, 150), (150, 250), (500, 300))
+DRIFTS = (0.4, 0.6, 1.0)
 TOLERANCE = 600.0  # us between a decision and the particle it is about
 Bursts = list[Packet[Events]]
 
 
 @dataclass
 class Recording:
-    """One class in one session: its bursts, and the truth where it is known."""
+    """The bursts of one recording and what each holds: (bursts,) group, (bursts, 6) measures."""
 
-    path: Path
-    label: str
+    name: str
     session: int
     bursts: Bursts
-    truth: list[tuple[float, str]] | None  # centre (us) and class of each bead and doublet
+    groups: np.ndarray
+    measures: np.ndarray
+    truth: list[tuple[float, str]]  # centre (us) and class of each bead and doublet
     debris: list[float]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How much is trained."""
-
-    hidden: int = 64
-    epochs: int = 15
-    superposed: int = 2  # copies of each burst with a neighbour's events added
-    batch: int = 128
-    rate: float = 2e-3
-
-
 # --- bursts -----------------------------------------------------------------------------------
-
-
-def find(folder: Path) -> dict[tuple[int, str], Path]:
-    """The recordings by (session, class)."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if (match := re.fullmatch(r"([A-Z])(\d+)", path.stem)) and path.suffix == ".raw":
-            found[int(match[2]), match[1]] = path
-    sessions = {session for session, _ in found}
-    labels = {label for _, label in found}
-    if missing := sorted(f"{c}{s}.raw" for s in sessions for c in labels if (s, c) not in found):
-        raise SystemExit(f"{folder}: sessions must have every class; missing {missing}")
-    if len(sessions) < 2 or len(labels) < 2:
-        raise SystemExit(
-            f"{folder}: found classes {sorted(labels)} in sessions {sorted(sessions)}; expected "
-            "two or more of each, named A1.raw, B1.raw, A2.raw, B2.raw, ..."
-        )
-    return found
-
-
-def packets(path: Path, width: int | None, height: int | None) -> Iterator[Packet[Events]]:
-    """The recording as the graph's camera emits it."""
-    camera = EventFile({"path": str(path), "width": width, "height": height})
-    camera.open()
-    try:
-        for emission in camera.produce():
-            yield emission.packet
-    finally:
-        camera.close()
 
 
 def cut_bursts(stream: Iterator[Packet[Events]], trigger: dict[str, Any]) -> Bursts:
@@ -116,103 +95,114 @@ def cut_bursts(stream: Iterator[Packet[Events]], trigger: dict[str, Any]) -> Bur
     return bursts
 
 
-def read_truth(path: Path) -> tuple[list[tuple[float, str]] | None, list[float]]:
-    """Beads and doublets (centre, class) and debris (centre); None where there is no truth."""
+def simulated(
+    session: int, rate: float, particles: int, drift: float, trigger: dict[str, Any]
+) -> Recording:
+    """A simulated session of both classes; the same for the same arguments."""
+    array, truth = simulate(
+        Sample(rate=rate), seconds=particles / rate, seed=1, session=session, drift=drift
+    )
+    packet = Packet(0, int(array["timestamp"][-1]) + 1, Events(array, 64, 48))
+    bursts = cut_bursts(iter(cut(packet, 8192)), trigger)
+    rows = [
+        {name: row[name].decode() if truth[name].dtype.kind == "S" else row[name]
+         for name in truth.dtype.names}
+        for row in truth
+    ]  # fmt: skip
+    return labelled(f"{rate:g}/s", session, bursts, rows)
+
+
+def recorded(path: Path, session: int, label: str, trigger: dict[str, Any], size: Any) -> Recording:
+    """A recording; without a file of truth each burst is a particle of class `label`."""
+    camera = EventFile({"path": str(path), "width": size[0], "height": size[1]})
+    camera.open()
+    try:
+        bursts = cut_bursts((emission.packet for emission in camera.produce()), trigger)
+    finally:
+        camera.close()
     file = path.with_suffix(".truth.csv")
     if not file.exists():
-        return None, []
+        groups = np.full(len(bursts), GROUPS.index(label))
+        return Recording(path.name, session, bursts, groups, np.full((len(bursts), 6), np.nan),
+                         [((b.start + b.stop) / 2, label) for b in bursts], [])  # fmt: skip
     with open(file, newline="") as text:
-        rows = list(csv.DictReader(text))
-    particles = [(float(r["time_us"]), r["class"]) for r in rows if r["kind"] != "debris"]
-    return particles, [float(r["time_us"]) for r in rows if r["kind"] == "debris"]
+        return labelled(path.name, session, bursts, list(csv.DictReader(text)))
 
 
-def load(arguments: argparse.Namespace, trigger: dict[str, Any]) -> list[Recording]:
-    """Every recording's bursts, at most `--bursts` of each for training."""
-    recordings = []
-    for (session, label), path in sorted(find(arguments.recordings).items()):
-        bursts = cut_bursts(packets(path, arguments.width, arguments.height), trigger)
-        truth, debris = read_truth(path)
-        recordings.append(Recording(path, label, session, bursts, truth, debris))
-        print(f"{path.name}: {len(bursts)} bursts", flush=True)
-    return recordings
+def labelled(name: str, session: int, bursts: Bursts, truth: list[dict[str, Any]]) -> Recording:
+    """Bursts, with what each of them holds by the truth."""
+    centres = np.array([(b.start + b.stop) / 2 for b in bursts])
+    times = np.array([float(row["time_us"]) for row in truth])
+    groups = np.zeros(len(bursts), np.int64)
+    measures = np.full((len(bursts), 6), np.nan)
+    for index, held in enumerate(_held_by(centres, times)):
+        near = np.abs(times - centres[index]) < (bursts[index].stop - bursts[index].start) / 2
+        measures[index, 0] = near.sum() > max(1, near[held].sum()) or len(held) > 1
+        real = [i for i in held if truth[i]["kind"] != "debris"]
+        real = sorted(sorted(real, key=lambda i: abs(times[i] - centres[index]))[:2])
+        if not held:
+            continue
+        first, last = (real[0], real[-1]) if real else (held[0], held[0])
+        group = "+".join(str(truth[i]["class"]) for i in real) or "debris"
+        groups[index] = GROUPS.index(group)
+        measures[index, 1:] = (
+            truth[first]["kind"] == "doublet", times[first] - centres[index],
+            times[last] - centres[index], float(truth[first]["diameter_um"]),
+            float(truth[last]["diameter_um"]),
+        )  # fmt: skip
+    particles = [(float(r["time_us"]), str(r["class"])) for r in truth if r["kind"] != "debris"]
+    debris = [float(r["time_us"]) for r in truth if r["kind"] == "debris"]
+    return Recording(name, session, bursts, groups, measures, particles, debris)
 
 
-def sparse(burst: Packet[Events]) -> tuple[np.ndarray, np.ndarray]:
-    """The burst's events as times from the centre (us) and cells."""
-    array = burst.data.array
-    factor = burst.data.width // COLUMNS
-    if factor * COLUMNS != burst.data.width or factor * ROWS != burst.data.height:
-        raise SystemExit(
-            f"a sensor of {burst.data.width}x{burst.data.height} does not divide into "
-            f"{COLUMNS}x{ROWS} cells: crop the recordings to a multiple of it"
-        )
-    times = array["timestamp"] - (burst.start + burst.stop) // 2
-    row, column = array["y"] // factor, array["x"] // factor
-    return times, (array["polarity"].astype(np.int64) * ROWS + row) * COLUMNS + column
+def _held_by(centres: np.ndarray, times: np.ndarray) -> list[list[int]]:
+    """For each burst the particles that it stands for, in the order of time.
 
-
-def examples(
-    recordings: list[Recording], copies: int, most: int, seed: int
-) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
-    """Bursts as (times, cells), with superposed copies of each, and the index of each class.
-
-    A superposed burst also has the events of another burst of its session, of any class, as if that
-    particle had passed 0.16 to 1 ms earlier or later; its label stays.
+    A particle belongs to the nearest burst. Where that has several, those farther away move on to a
+    burst beside it that has none.
     """
-    random = np.random.default_rng(seed)
-    labels = sorted({r.label for r in recordings})
-    bursts, classes = [], []
-    for session in sorted({r.session for r in recordings}):
-        own, own_classes = [], []
-        for recording in (r for r in recordings if r.session == session):
-            chosen = random.permutation(len(recording.bursts))[:most]
-            own += [sparse(recording.bursts[i]) for i in chosen]
-            own_classes += [labels.index(recording.label)] * len(chosen)
-        for index in [*range(len(own))] * copies:
-            other = own[random.integers(len(own))]
-            offset = random.choice([-1, 1]) * random.integers(160, 1000)
-            times = np.concatenate([own[index][0], other[0] + offset])
-            bursts.append((times, np.concatenate([own[index][1], other[1]])))
-            classes.append(own_classes[index])
-        bursts += own
-        classes += own_classes
-    return bursts, np.array(classes)
+    held: list[list[int]] = [[] for _ in centres]
+    if not len(centres):
+        return held
+    away = np.abs(centres[:, None] - LAG - times[None, :])
+    for particle, burst in enumerate(away.argmin(0)):
+        if away[burst, particle] <= REACH:
+            held[burst].append(particle)
+    for burst, own in enumerate(held):
+        for particle in sorted(own, key=lambda i: -away[burst, i])[: len(own) - 1]:
+            beside = [
+                b
+                for b in (burst - 1, burst + 1)
+                if 0 <= b < len(held) and not held[b] and away[b, particle] <= REACH
+            ]
+            if beside:
+                own.remove(particle)
+                held[min(beside, key=lambda b: away[b, particle])].append(particle)
+    return held
 
 
-def counts(bursts: list[tuple[np.ndarray, np.ndarray]], window: int, step: int) -> torch.Tensor:
+def counts(recordings: list[Recording], window: int, step: int) -> torch.Tensor:
     """Events by burst, time step and cell: (bursts, steps, cells) uint8, 255 at most."""
+    bursts = [burst for recording in recordings for burst in recording.bursts]
     steps = window // step
     out = torch.zeros(len(bursts), steps * CELLS, dtype=torch.uint8)
-    for index, (times, cells) in enumerate(bursts):
-        at = (times + window // 2) // step
-        inside = (at >= 0) & (at < steps)
-        histogram = np.bincount(at[inside] * CELLS + cells[inside], minlength=steps * CELLS)
+    for index, burst in enumerate(bursts):
+        array, factor = burst.data.array, burst.data.width // COLUMNS
+        if factor * COLUMNS != burst.data.width or factor * ROWS != burst.data.height:
+            raise SystemExit(
+                f"a sensor of {burst.data.width}x{burst.data.height} does not divide into "
+                f"{COLUMNS}x{ROWS} cells: crop the recordings to a multiple of it"
+            )
+        at = (array["timestamp"] - ((burst.start + burst.stop) // 2 - window // 2)) // step
+        array, at = (each[(at >= 0) & (at < steps)] for each in (array, at))
+        row, column = array["y"] // factor, array["x"] // factor
+        cell = (array["polarity"].astype(np.int64) * ROWS + row) * COLUMNS + column
+        histogram = np.bincount(at * CELLS + cell, minlength=steps * CELLS)
         out[index] = torch.from_numpy(np.minimum(histogram, 255).astype(np.uint8))
     return out.view(len(bursts), steps, CELLS)
 
 
-# --- the linear model -------------------------------------------------------------------------
-
-
-def train_linear(
-    bursts: list[tuple[np.ndarray, np.ndarray]], classes: np.ndarray, labels: list[str],
-    window: int, path: Path,
-) -> None:  # fmt: skip
-    """Standardised square roots of counts, then logistic regression; written to `path`."""
-    features = counts(bursts, window, window)[:, 0].numpy().astype(np.float64) ** 0.5
-    scaler = StandardScaler().fit(features)
-    model = LogisticRegression(C=0.003, max_iter=500).fit(scaler.transform(features), classes)
-    weights, bias = model.coef_, model.intercept_
-    if len(labels) == 2:  # scikit-learn gives the one difference that matters
-        weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-    np.savez(
-        path, weights=weights, bias=bias, mean=scaler.mean_, scale=scaler.scale_,
-        grid=np.array([ROWS, COLUMNS]), window_us=np.int64(window), classes=np.array(labels),
-    )  # fmt: skip
-
-
-# --- the spiking model ------------------------------------------------------------------------
+# --- models -----------------------------------------------------------------------------------
 
 
 class Spike(torch.autograd.Function):
@@ -230,88 +220,185 @@ class Spike(torch.autograd.Function):
 
 
 class SpikingNetwork(torch.nn.Module):
-    """Inputs -> LIF neurons -> a score for each class, summed over the steps.
+    """Inputs -> LIF neurons -> outputs, summed over the steps.
 
-    v = DECAY v + W x + b; spike where v > 1, then v = 0. Inputs are divided by their spread over
-    the training set, which is folded into the weights when the network is written.
+    v = decay v + W x + b; spike where v > 1, then v = 0. Each neuron learns its decay. Inputs are
+    divided by their spread over the training set, which is folded into the weights when the network
+    is written.
     """
 
-    def __init__(self, spread: torch.Tensor, hidden: int, classes: int) -> None:
+    def __init__(self, spread: torch.Tensor, hidden: int, outputs: int) -> None:
         super().__init__()
         self.scale = 1 / spread
         self.weight = torch.nn.Parameter(torch.randn(CELLS, hidden) / CELLS**0.5)
         self.bias = torch.nn.Parameter(torch.zeros(hidden))
-        self.readout = torch.nn.Parameter(torch.randn(hidden, classes) / hidden**0.5)
+        self.decay = torch.nn.Parameter(torch.logit(torch.linspace(0.3, 0.9, hidden)))
+        self.readout = torch.nn.Parameter(0.3 * torch.randn(hidden, outputs) / hidden**0.5)
+        self.offset = torch.nn.Parameter(torch.zeros(outputs))
 
     def forward(self, events: torch.Tensor) -> torch.Tensor:
         current = (events * self.scale) @ self.weight + self.bias
+        decay = torch.sigmoid(self.decay)
         v = torch.zeros_like(current[:, 0])
         spikes = torch.zeros_like(v)
         for step in range(current.shape[1]):
-            v = DECAY * v + current[:, step]
+            v = decay * v + current[:, step]
             fired = Spike.apply(v - 1)
             v = v * (1 - fired)
             spikes = spikes + fired
-        return spikes @ self.readout
+        return spikes @ self.readout + self.offset
+
+
+class LinearModel(torch.nn.Module):
+    """Standardised square roots of counts -> outputs."""
+
+    def __init__(self, mean: torch.Tensor, scale: torch.Tensor, outputs: int) -> None:
+        super().__init__()
+        self.mean, self.scale = mean, scale
+        self.weight = torch.nn.Parameter(torch.zeros(outputs, len(mean)))
+        self.bias = torch.nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, events: torch.Tensor) -> torch.Tensor:
+        features = (events.flatten(1).sqrt() - self.mean) / self.scale
+        return features @ self.weight.T + self.bias
+
+
+def loss_of(
+    scores: torch.Tensor, groups: torch.Tensor, measures: torch.Tensor, outputs: tuple[str, ...]
+) -> torch.Tensor:
+    """Cross-entropy of what the burst holds, and of what is known about its measures."""
+    known_groups = len([name for name in outputs if name not in MEASURES])
+    loss = torch.nn.functional.cross_entropy(scores[:, :known_groups], groups, label_smoothing=0.02)
+    for index in range(len(outputs) - known_groups):
+        score, value = scores[:, known_groups + index], measures[:, index]
+        is_known = torch.isfinite(value)
+        if is_known.any():
+            score, value = score[is_known], value[is_known]
+            if index < 2:
+                loss = loss + 0.2 * torch.nn.functional.binary_cross_entropy_with_logits(
+                    score, value
+                )
+            else:
+                loss = loss + 0.15 * torch.nn.functional.smooth_l1_loss(score, value)
+    return loss
 
 
 def augment(events: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """The burst on a sensor moved by up to one cell, with up to 30 % of the counts lost."""
-    down, right = (int(n) for n in torch.randint(-1, 2, (2,), generator=random))
+    """The bursts on a sensor moved by up to one cell, and brighter or darker."""
     image = events.view(len(events), -1, 2, ROWS, COLUMNS)
-    moved = torch.roll(image, (down, right), (3, 4)).reshape(events.shape)
-    kept = 1 - 0.3 * torch.rand(len(events), 1, 1, generator=random)
-    return moved * (torch.rand(events.shape, generator=random) < kept)
+    down, right = (int(n) for n in torch.randint(-1, 2, (2,), generator=random))
+    events = torch.roll(image, (down, right), (3, 4)).reshape(events.shape)
+    return events * (1 + 0.12 * torch.randn(len(events), 1, 1, generator=random)).clamp(0.6, 1.4)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is trained, and at what rate."""
+
+    sessions: int = 60
+    hidden: int = 96
+    epochs: int = 14
+    batch: int = 128
+    rate: float = 2e-3
+
+
+def train(
+    model: torch.nn.Module, events: torch.Tensor, recordings: list[Recording],
+    outputs: tuple[str, ...], plan: Plan, seed: int, decay: float,
+) -> None:  # fmt: skip
+    """Adam with a one-cycle rate; back-propagation through time and surrogate gradients."""
+    random = torch.Generator().manual_seed(seed)
+    groups = torch.from_numpy(np.concatenate([r.groups for r in recordings]))
+    values = (np.concatenate([r.measures for r in recordings]) - CENTRE) / SPREAD
+    measures = torch.from_numpy(values.astype(np.float32))
+    if outputs == CLASSES:
+        groups = groups - GROUPS.index(CLASSES[0])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.rate, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, plan.rate, total_steps=plan.epochs * -(-len(events) // plan.batch),
+        pct_start=0.2,
+    )  # fmt: skip
+    for _ in range(plan.epochs):
+        for chosen in torch.randperm(len(events), generator=random).split(plan.batch):
+            scores = model(augment(events[chosen].float(), random))
+            loss = loss_of(scores, groups[chosen], measures[chosen], outputs)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+
+
+def in_units(
+    outputs: tuple[str, ...], weight: np.ndarray, bias: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (outputs, n) and bias of outputs that give us and um instead of what was learned."""
+    weight, bias = weight.astype(np.float64), bias.astype(np.float64)
+    for index, name in enumerate(outputs):
+        if name in MEASURES:
+            spread, centre = SPREAD[MEASURES.index(name)], CENTRE[MEASURES.index(name)]
+            weight[index], bias[index] = spread * weight[index], spread * bias[index] + centre
+    return weight, bias
+
+
+def train_linear(
+    recordings: list[Recording], outputs: tuple[str, ...], plan: Plan, seed: int, path: Path
+) -> None:
+    """The model of count_classifier, written to `path`."""
+    torch.manual_seed(seed)
+    events = counts(recordings, WINDOW, WINDOW // SLICES)
+    parts = [part.float().flatten(1).sqrt() for part in events.split(512)]
+    mean = sum(part.sum(0) for part in parts) / len(events)
+    square = sum((part**2).sum(0) for part in parts) / len(events)
+    model = LinearModel(mean, (square - mean**2).clamp(min=0).sqrt() + 0.1, len(outputs))
+    train(model, events, recordings, outputs, plan, seed, decay=1.0)
+    weights, bias = in_units(outputs, model.weight.detach().numpy(), model.bias.detach().numpy())
+    np.savez_compressed(
+        path, weights=weights.astype(np.float32), bias=bias, mean=model.mean.numpy(),
+        scale=model.scale.numpy(), grid=np.array([ROWS, COLUMNS]), window_us=np.int64(WINDOW),
+        slices=np.int64(SLICES), classes=np.array(CLASSES), outputs=np.array(outputs),
+    )  # fmt: skip
 
 
 def train_spiking(
-    bursts: list[tuple[np.ndarray, np.ndarray]], classes: np.ndarray, labels: list[str],
-    plan: Plan, seed: int, path: Path,
-) -> None:  # fmt: skip
-    """Surrogate-gradient training (back-propagation through time); written to `path` as NIR."""
+    recordings: list[Recording], outputs: tuple[str, ...], plan: Plan, seed: int, path: Path
+) -> None:
+    """The network of spiking_classifier, written to `path` as NIR."""
     torch.manual_seed(seed)
-    random = torch.Generator().manual_seed(seed)
-    events, targets = counts(bursts, WINDOW, DT), torch.from_numpy(classes)
+    events = counts(recordings, WINDOW, DT)
     # events arrive about as Poisson counts do: their spread is the root of their mean
     spread = torch.stack([part.float().mean((0, 1)) for part in events.split(512)]).mean(0) ** 0.5
-    network = SpikingNetwork(spread + 0.02, plan.hidden, len(labels))
-    batches = -(-len(events) // plan.batch)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, plan.rate, total_steps=plan.epochs * batches, pct_start=0.2
+    network = SpikingNetwork(spread + 0.02, plan.hidden, len(outputs))
+    train(network, events, recordings, outputs, plan, seed, decay=1e-2)
+    write_network(network, outputs, path)
+
+
+def write_network(network: SpikingNetwork, outputs: tuple[str, ...], path: Path) -> None:
+    """The network in NIR: tau v' = -v + I steps as v = decay v + (1 - decay) I by Euler's rule."""
+    decay = torch.sigmoid(network.decay).detach().numpy().astype(np.float64)
+    gain = 1 - decay
+    weight = (network.scale[:, None] * network.weight).detach().numpy() / gain
+    readout, offset = in_units(
+        outputs, network.readout.T.detach().numpy(), network.offset.detach().numpy()
     )
-    for _ in range(plan.epochs):
-        for chosen in torch.randperm(len(events), generator=random).split(plan.batch):
-            scores = network(augment(events[chosen].float(), random))
-            loss = torch.nn.functional.cross_entropy(scores, targets[chosen], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-    write_network(network, labels, path)
-
-
-def write_network(network: SpikingNetwork, labels: list[str], path: Path) -> None:
-    """The network in NIR: tau v' = -v + I steps as v = DECAY v + (1 - DECAY) I by Euler's rule."""
-    hidden, outputs = network.readout.shape
-    gain = 1 - DECAY
-    weight = (network.scale[:, None] * network.weight / gain).detach().numpy()
     shape = np.array([2, ROWS, COLUMNS])
-    each = np.ones(hidden)
+    each = np.ones(len(decay))
     graph = nir.NIRGraph(
         nodes={
             "events": nir.Input(shape),
             "cells": nir.Flatten(shape, 0, -1),
-            "weights": nir.Affine(weight.T, (network.bias / gain).detach().numpy()),
-            "neurons": nir.LIF(DT * 1e-6 / gain * each, each, 0 * each, each, 0 * each),
-            "readout": nir.Linear(network.readout.T.detach().numpy()),
-            "scores": nir.Output(np.array([outputs])),
+            "weights": nir.Affine(
+                weight.T.astype(np.float32), network.bias.detach().numpy() / gain
+            ),
+            "neurons": nir.LIF(DT * 1e-6 / gain, each, 0 * each, each, 0 * each),
+            # what is summed over the steps: the offset comes in as many parts
+            "readout": nir.Affine(readout, offset / (WINDOW // DT)),
+            "scores": nir.Output(np.array([len(outputs)])),
         },
         edges=[("events", "cells"), ("cells", "weights"), ("weights", "neurons"),
                ("neurons", "readout"), ("readout", "scores")],
-        metadata={"classes": ",".join(labels), "dt_us": DT, "window_us": WINDOW,
-                  "integrator": "euler", "reset": "value"},
+        metadata={"classes": ",".join(CLASSES), "outputs": ",".join(outputs), "dt_us": DT,
+                  "window_us": WINDOW, "integrator": "euler", "reset": "value"},
     )  # fmt: skip
     nir.write(path, graph)
 
@@ -336,35 +423,17 @@ def match(truth: list[float], decisions: list[float]) -> dict[int, int]:
     return matched
 
 
-@dataclass
-class Score:
-    """Right decisions, decisions that could be right, and particles (or bursts, without truth)."""
-
-    right: int = 0
-    decided: int = 0
-    particles: int = 0
-
-    def __iadd__(self, other: Score) -> Score:
-        self.right += other.right
-        self.decided += other.decided
-        self.particles += other.particles
-        return self
-
-
-def score(
-    classifier: CountClassifier | SpikingClassifier, bursts: Bursts, label: str,
-    truth: list[tuple[float, str]] | None, debris: list[float],
-) -> Score:  # fmt: skip
-    """How a node decides about `bursts`; without truth, each is a particle of class `label`."""
-    rows = drive(classifier, bursts=bursts).items("particles")
+def score(classifier: Node[Any], recording: Recording) -> np.ndarray:
+    """Particles, found, right, decisions and decisions that match nothing, by a node."""
+    rows = drive(classifier, bursts=recording.bursts).items("particles")
     names = [name.decode() for name in rows["class"]] if len(rows) else []
-    if truth is None:
-        return Score(sum(name == label for name in names), len(names), len(names))
-    times = [time for time, _ in truth] + debris
-    matched = match(times, [float(time) for time in rows["time_us"]])
-    decided = [(i, j) for i, j in matched.items() if i < len(truth)]
-    right = sum(names[j] == truth[i][1] for i, j in decided)
-    return Score(right, len(decided), len(truth))
+    times = [time for time, _ in recording.truth] + recording.debris
+    matched = match(times, [float(time) for time in rows["time_us"]] if len(rows) else [])
+    found = [(i, j) for i, j in matched.items() if i < len(recording.truth)]
+    right = sum(names[j] == recording.truth[i][1] for i, j in found)
+    return np.array(
+        [len(recording.truth), len(found), right, len(names), len(names) - len(matched)]
+    )
 
 
 def wilson(right: int, of: int) -> tuple[float, float]:
@@ -375,118 +444,102 @@ def wilson(right: int, of: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def together(recordings: list[Recording], trigger: dict[str, Any]) -> Recording:
-    """The recordings of one session played at once: twice the particles, of both classes."""
-    size = recordings[0].bursts[0].data
-    parts = [packets(r.path, size.width, size.height) for r in recordings]
-    arrays = [packet.data.array for part in parts for packet in part]
-    array = np.concatenate(arrays).astype(EVENT)
-    array = array[np.argsort(array["timestamp"], kind="stable")]
-    whole = Packet(int(array["timestamp"][0]), int(array["timestamp"][-1]) + 1,
-                   Events(array, size.width, size.height))  # fmt: skip
-    bursts = cut_bursts(iter(cut(whole, 4096)), trigger)
-    truth = sorted(particle for r in recordings for particle in r.truth or [])
-    debris = [time for r in recordings for time in r.debris]
-    return Recording(Path("both"), "", recordings[0].session, bursts, truth, debris)
-
-
-def leave_one_out(
-    recordings: list[Recording], plan: Plan, seeds: list[int], most: int, trigger: dict[str, Any],
-    sessions: list[int],
-) -> None:  # fmt: skip
-    """Print the table of models tested on sessions that they were not trained on."""
-    labels = sorted({r.label for r in recordings})
-    totals: dict[str, Score] = {}
-    folds: dict[str, list[float]] = {}
-    for seed, held in itertools.product(seeds, sessions):
-        tested = [r for r in recordings if r.session == held]
-        others = [r for r in recordings if r.session != held]
-        plain = examples(others, 0, most, seed)
-        mixed = examples(others, plan.superposed, most, seed)
-        sets = {"": tested}
-        if all(r.truth is not None for r in tested):
-            sets[", both at once"] = [together(tested, trigger)]
-        with tempfile.TemporaryDirectory() as folder:
-            names = ("published.npz", "linear.npz", "superposed.npz", "spiking.nir")
-            published, linear, superposed, spiking = (Path(folder) / name for name in names)
-            train_linear(*plain, labels, PUBLISHED_WINDOW, published)
-            train_linear(*plain, labels, WINDOW, linear)
-            train_linear(*mixed, labels, WINDOW, superposed)
-            train_spiking(*mixed, labels, plan, seed, spiking)
-            nodes = {
-                f"linear, {PUBLISHED_WINDOW} us": CountClassifier({"model": str(published)}),
-                f"linear, {WINDOW} us": CountClassifier({"model": str(linear)}),
-                f"linear+, {WINDOW} us": CountClassifier({"model": str(superposed)}),
-                f"spiking, {WINDOW} us": SpikingClassifier(
-                    {"model": str(spiking), "classes": labels, "window": WINDOW, "dt": DT}
-                ),
-            }
-            for (name, node), (kind, tests) in itertools.product(nodes.items(), sets.items()):
-                fold = Score()
-                for r in tests:
-                    fold += score(node, r.bursts, r.label, r.truth, r.debris)
-                totals.setdefault(name + kind, Score()).__iadd__(fold)
-                folds.setdefault(name + kind, []).append(fold.right / max(1, fold.decided))
-                print(f"seed {seed} session {held} {name}{kind}: {fold}", flush=True)
-    known = all(r.truth is not None for r in recordings)
-    print(f"\nleave one session out, seeds {seeds}, minimum burst {trigger_events(trigger)} events")
-    print("denominator: " + ("every true bead and doublet" if known else "every burst"))
-    print("linear+ is trained with superposed bursts too, as the spiking network is")
-    print("model                                 right/decided  95 % interval  sd  right/all  n")
-    for name, total in sorted(totals.items()):
-        right, decided, n = (
-            round(count / len(seeds)) for count in (total.right, total.decided, total.particles)
-        )
-        low, high = wilson(right, decided)
-        spread = float(np.std(folds[name], ddof=1)) if len(folds[name]) > 1 else 0.0
+def report(models: dict[str, Node[Any]], tested: list[Recording]) -> None:
+    """Print how the models do, by the recordings' names."""
+    print("\nmodel     tested on  particles  found   right   95 % interval  false")
+    for (name, model), kind in itertools.product(
+        models.items(), sorted({r.name for r in tested}, key=lambda n: (len(n), n))
+    ):
+        totals = [score(model, r) for r in tested if r.name == kind]
+        particles, found, right, decisions, false = sum(totals[1:], totals[0]).tolist()
+        low, high = wilson(right, particles)
         print(
-            f"{name:37} {right / decided:.4f}         {low:.4f}-{high:.4f}  {spread:.4f}  "
-            f"{right / n:.4f}     {n}"
+            f"{name:9} {kind:10} {particles:9}  {found / particles:.4f}  {right / particles:.4f}  "
+            f"{low:.4f}-{high:.4f}  {false / max(1, decisions):.4f}"
         )
 
 
-def trigger_events(trigger: dict[str, Any]) -> int:
-    """The smallest burst that is classified, events."""
-    return BurstTrigger(trigger).settings.minimum_events
+def find(folder: Path) -> dict[tuple[int, str], Path]:
+    """The recordings by (session, class)."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if (match := re.fullmatch(r"([A-Z])(\d+)", path.stem)) and path.suffix == ".raw":
+            found[int(match[2]), match[1]] = path
+    sessions = {session for session, _ in found}
+    if missing := sorted(f"{c}{s}.raw" for s in sessions for c in CLASSES if (s, c) not in found):
+        raise SystemExit(f"{folder}: sessions must have every class; missing {missing}")
+    if not sessions:
+        raise SystemExit(f"{folder}: no recordings named A1.raw, B1.raw, A2.raw, B2.raw, ...")
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--recordings", type=Path, required=True, help="folder with A1.raw, ...")
-    parser.add_argument("--output", type=Path, default=None, help="where the models are written")
+    parser.add_argument("--output", type=Path, required=True, help="where the models are written")
+    parser.add_argument("--recordings", type=Path, help="folder with A1.raw, B1.raw, ...")
     parser.add_argument("--width", type=int, default=None, help="for files that do not say it")
     parser.add_argument("--height", type=int, default=None)
-    parser.add_argument("--contrast", type=int, default=300, help="of the trigger, events")
-    parser.add_argument("--minimum-events", type=int, default=200, help="of a burst")
-    parser.add_argument("--bursts", type=int, default=2000, help="at most, per recording")
-    parser.add_argument("--seeds", type=lambda s: [int(n) for n in s.split(",")], default=[0])
+    parser.add_argument("--contrast", type=int, default=250, help="of the trigger, events")
+    parser.add_argument("--sessions", type=int, default=Plan.sessions, help="to simulate")
+    parser.add_argument("--epochs", type=int, default=Plan.epochs)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--quick", action="store_true", help="a small network, two epochs, one fold"
-    )
+    parser.add_argument("--quick", action="store_true", help="a small network, two short sessions")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    plan = Plan(hidden=16, epochs=2, superposed=1) if arguments.quick else Plan()
-    trigger = {"contrast": arguments.contrast, "minimum_events": arguments.minimum_events}
+    plan = Plan(arguments.sessions, epochs=arguments.epochs)
+    if arguments.quick:
+        plan = Plan(sessions=3, hidden=16, epochs=8, batch=32)
     begun = time.monotonic()
 
-    recordings = load(arguments, trigger)
-    sessions = sorted({r.session for r in recordings})
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        labels = sorted({r.label for r in recordings})
-        seed = arguments.seeds[0]
-        plain = examples(recordings, 0, arguments.bursts, seed)
-        train_linear(*plain, labels, WINDOW, arguments.output / "linear.npz")
-        mixed = examples(recordings, plan.superposed, arguments.bursts, seed)
-        train_spiking(*mixed, labels, plan, seed, arguments.output / "model.nir")
-        print(
-            f"wrote {arguments.output / 'linear.npz'} and {arguments.output / 'model.nir'}",
-            flush=True,
-        )
-    tested = sessions[:1] if arguments.quick else sessions
-    leave_one_out(recordings, plan, arguments.seeds, arguments.bursts, trigger, tested)
+    recordings, held_out = gather(arguments, plan)
+    outputs = OUTPUTS
+    if any(np.isnan(r.measures[:, 0]).all() for r in recordings):
+        outputs = CLASSES
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    linear, spiking = arguments.output / "linear.npz", arguments.output / "model.nir"
+    print(f"{sum(len(r.bursts) for r in recordings)} bursts, "
+          f"{time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip
+    train_linear(recordings, outputs, plan, arguments.seed, linear)
+    train_spiking(recordings, outputs, plan, arguments.seed, spiking)
+    print(f"wrote {linear} and {spiking}, {time.monotonic() - begun:.0f} s", flush=True)
+    models: dict[str, Node[Any]] = {
+        "linear": CountClassifier({"model": str(linear)}),
+        "spiking": SpikingClassifier({"model": str(spiking), "classes": list(CLASSES)}),
+    }
+    report(models, held_out)
     print(f"{time.monotonic() - begun:.0f} s")
+
+
+def gather(arguments: argparse.Namespace, plan: Plan) -> tuple[list[Recording], list[Recording]]:
+    """What is trained on, and what is tested on."""
+    trigger: dict[str, Any] = {"contrast": arguments.contrast}
+    size = arguments.width, arguments.height
+    recordings = []
+    if arguments.recordings:
+        for (session, label), path in sorted(find(arguments.recordings).items()):
+            recordings.append(recorded(path, session, label, trigger, size))
+        if any(np.isnan(r.measures[:, 0]).all() for r in recordings):
+            last = max(r.session for r in recordings)
+            print(f"no truth: bursts have their recording's class; tested on session {last}")
+            return (
+                [r for r in recordings if r.session != last],
+                [r for r in recordings if r.session == last],
+            )
+    few = 0.12 if arguments.quick else 1.0
+    for number in range(plan.sessions):
+        rate, particles = TRAINED[number // len(DRIFTS) % len(TRAINED)]
+        drift = DRIFTS[number % len(DRIFTS)]
+        recordings.append(
+            simulated(FIRST_SESSION + number, rate, int(few * particles), drift, trigger)
+        )
+    held_out = [
+        simulated(FIRST_TEST_SESSION + number, rate, int(few * particles),
+                  0.4 if number < 4 else 0.8, trigger)
+        for number in range(1 if arguments.quick else 6)
+        for rate, particles in TESTED
+    ]  # fmt: skip
+    return recordings, held_out
 
 
 if __name__ == "__main__":
