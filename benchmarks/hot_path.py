@@ -150,7 +150,9 @@ class Cost:
         self.events = events(long)
         self.per_packet = self.events / long["nodes"]["quiet"]["packets_in"]
         self.decisions = long["nodes"]["decisions"]["items_in"]
-        for process in long["processes"]:
+        for process in ("hot", "camera"):
+            if process not in long["processes"]:
+                continue
             used = long["processes"][process]["cpu_s"] - short["processes"][process]["cpu_s"]
             self.rates.setdefault(process, []).append(more / used / 1e6)
 

@@ -242,6 +242,7 @@ class Supervisor:
 
     def _hear(self, fd: int) -> None:
         control, process = self._connections[fd]
+        control.open = True  # where sending failed, what it had said before is still to be read
         try:
             messages = control.receive()
         except TransportError as error:
@@ -368,6 +369,7 @@ class Supervisor:
         """Read what it sent before it died."""
         for fd, (control, owner) in list(self._connections.items()):
             if owner is process:
+                control.open = True  # as in `_hear`
                 with contextlib.suppress(TransportError):  # it was cut off in the middle
                     for message in control.receive():
                         self._hear_process(process, message)

@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import struct
+import time
 from collections import deque
 from collections.abc import Collection, Iterator
 from functools import partial
@@ -50,6 +51,7 @@ from .packet import (
     read_header,
 )
 
+SELDOM_S = 0.1  # how often a consumer that does not heed it is told of mere stream time
 MAXIMUM_FRAME = 8 << 20  # bytes; larger frames close the connection (a hostile or broken peer)
 _READABLE = int(zmq.POLLIN)  # plain: with enumerations each use takes a microsecond
 _NOBLOCK, _RCVMORE = int(zmq.NOBLOCK), int(zmq.RCVMORE)
@@ -311,6 +313,8 @@ class OutLink:
         self.bytes = 0
         self.watermark = self._ticked = NEVER
         self._tick_out = False
+        self._heeds_time, self._tick_due = True, 0.0
+        self.tells_later = False  # a tick waits for its turn
 
     def attach(self, channel: Channel) -> None:
         """A new connection was made; the consumer will say HELLO."""
@@ -340,7 +344,15 @@ class OutLink:
             if not self.end_sent:
                 body = _TICK.pack(self.watermark, output.sequence, sender.dropped)
                 self.end_sent = channel.send(_MARK[END] + body)
-        elif self.watermark > self._ticked and not self._tick_out:
+            return
+        self.tells_later = False
+        if self.watermark > self._ticked and not self._tick_out:
+            if not self._heeds_time:
+                now = time.monotonic()
+                if now < self._tick_due:
+                    self.tells_later = True
+                    return
+                self._tick_due = now + SELDOM_S
             self._tick_out = channel.send(_MARK[TICK] + _TICK.pack(self.watermark, 0, 0))
             self._ticked = self.watermark
 
@@ -383,6 +395,7 @@ class OutLink:
             self.sender.reconcile(hello.handled, hello.handled_items, hello.held)
             self.recovering = False
         self.ended = self.end_sent = hello.ended
+        self._heeds_time, self._tick_due = hello.heeds_time, 0.0
 
     @property
     def closed(self) -> bool:
@@ -401,6 +414,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
     handled_items: int
     held: tuple[int, ...]
     ended: bool
+    heeds_time: bool = True  # False: nothing here waits for mere ticks of stream time
 
 
 def _hello(frame: bytes) -> Hello:
@@ -624,12 +638,15 @@ class Output:
             if not left:
                 del self.entries[sequence]
 
-    def tick(self, watermark: int) -> None:
-        """Stream time has advanced, with or without packets."""
+    def tick(self, watermark: int) -> bool:
+        """Stream time has advanced, packets or not; whether an edge is told of it later."""
+        later = False
         for link in self.links:
-            if watermark > link.watermark:
-                link.watermark = watermark
+            if watermark > link.watermark or link.tells_later:
+                link.watermark = max(watermark, link.watermark)
                 link.pump(self)
+                later |= link.tells_later
+        return later
 
     def end(self) -> None:
         """The stream has ended."""
@@ -656,8 +673,14 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 class InLink:
     """One edge at its consumer: a `Receiver`, its connection, and the producer's memory."""
 
-    def __init__(self, payload: type[Payload], window: int, segment: Segment) -> None:
+    def __init__(
+        self, payload: type[Payload], window: int, segment: Segment, *, heeds_time: bool = True
+    ) -> None:
+        """`heeds_time` is whether the consumer does something when stream time has advanced without
+        a packet; others are told now and then.
+        """  # fmt: skip
         self.payload, self.window, self.segment = payload, window, segment
+        self.heeds_time = heeds_time
         self.receiver = Receiver()
         self.channel: Channel | None = None
         self._released: deque[int] = deque()  # filled by finalisers, which may run anywhere
@@ -683,6 +706,7 @@ class InLink:
             handled_items=receiver.handled_items,
             held=tuple(receiver.held_views()),
             ended=receiver.ended,
+            heeds_time=self.heeds_time,
         )
         channel.send(_MARK[HELLO] + msgspec.msgpack.encode(hello))
 
@@ -748,6 +772,16 @@ class InLink:
     def uncommitted(self) -> int:
         """Packets handled since the last commit: no credit has gone back for them."""
         return len(self._uncommitted)
+
+    @property
+    def owes(self) -> bool:
+        """Whether there are credits that were not sent."""
+        return bool(self._credits)
+
+    @property
+    def may_owe(self) -> bool:
+        """Whether the producer has all credits but those of which `owes` tells."""
+        return not (self._viewed or self._uncommitted or self.receiver.ended)
 
     def commit(self) -> None:
         """What was handled is safe: credits may go back."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import platform
 import resource
@@ -43,6 +44,7 @@ IDLE_MS = 200  # the loop wakes at least this often, to show that it lives
 REFRESH_S = 0.02  # how old the counters on the board may get where no commit is due
 SNAPSHOT_SHARE = 20  # snapshots take at most 1/20 of the time
 BATCH = 16  # packets of a node or an edge before the loop looks at the others
+CREDIT_S = 0.02  # how late less than half a window of credits may leave a process that sleeps
 TICK_S = 0.001  # how late a mere tick of stream time may leave a process that has packets to handle
 BACKWARD = "time_backward"  # the fault of a device whose clock began again with its process
 
@@ -71,6 +73,7 @@ class Worker:
         self._dirty: list[Route] = []  # with something to send
         self._late: list[Route] = []  # whose stream time has advanced, without a packet
         self._tick_at = 0.0
+        self._credit_due = math.inf
         self._waiting: list[Runner] = []  # whose handlers gave more than their edges take
         self._routes: dict[str, Route] = {}
         self._captured = 0
@@ -166,7 +169,9 @@ class Worker:
         segment = Segment(fd, words["slots"], words["slot_size"], writable=False)
         runner = self.by_name[words["node"]]
         payload = type(runner.node).inputs[words["port"]].payload
-        link = InLink(payload, words["window"], segment)
+        node_type = type(runner.node)
+        heeds = bool(node_type.outputs) or len(runner.ports) > 1 or runner.advances
+        link = InLink(payload, words["window"], segment, heeds_time=heeds)
         self.in_links[words["edge"]] = link
         port = runner.ports.index(words["port"])
         self.feeds[words["edge"]] = Feed(words["edge"], link, runner, port)
@@ -329,13 +334,28 @@ class Worker:
         elif now >= self._board_at:
             self._refresh(between=True)
         self._tick()
-        for link in self.in_links.values():
-            link.credit(all_of_them=True)
+        wake = min(self._credit(now), self._commit_due if self._uncommitted else math.inf)
         self._say_finished()
         self.board.say(Board.WAITING, self._waits_for())
-        if self._uncommitted:
-            return max(1, int(1000 * (self._commit_due - now)))
-        return IDLE_MS
+        return IDLE_MS if wake == math.inf else max(1, min(IDLE_MS, int(1000 * (wake - now))))
+
+    def _credit(self, now: float) -> float:
+        """Send credits before the process sleeps; when those that are still owed must go.
+
+        Half a window of them may wait a little where the producer has the other half and nothing
+        that arrived waits here: a message for each packet would wake it for nothing.
+        """
+        overdue = now >= self._credit_due
+        owed = False
+        for feed in self.feeds.values():
+            link = feed.link
+            link.credit(all_of_them=overdue or not (feed.runner.alone and link.may_owe))
+            owed |= link.owes
+        if not owed:
+            self._credit_due = math.inf
+        elif self._credit_due == math.inf or overdue:
+            self._credit_due = now + CREDIT_S
+        return self._credit_due
 
     def _waits_for(self) -> int:
         """What the board says of waiting: -1 for a device, n for edge n (from 1), 0 for nothing."""
@@ -373,9 +393,12 @@ class Worker:
 
     def _arrived(self, feed: Feed) -> None:
         """Take in what an edge brings; a node with one input is given it at once."""
+        self._take_in(feed, BATCH if feed.runner.alone and not self._waiting else 0)
+
+    def _take_in(self, feed: Feed, at_once: int) -> None:
+        """Take in what has arrived: all of it, or, where packets are handled at once, so many."""
         link, runner, port = feed.link, feed.runner, feed.port
         order = runner.order
-        at_once = BATCH if runner.alone and not self._waiting else 0
         for arrival in link.receive():
             if isinstance(arrival, int):
                 order.advance(port, arrival)
@@ -433,12 +456,12 @@ class Worker:
         assert source is not None
         ready = source.ready
         for left in range(BATCH - 1, -1, -1):
-            if not ready:
-                return False
-            if not all(place.room() for place in runner.reach):
+            room = all(place.room() for place in runner.reach)
+            if not ready or not room:
                 if self._tell_time(runner):
                     self._item_done()
-                self._note_blocked()
+                if not room:
+                    self._note_blocked()
                 return False
             emission, error = source.take()
             if error is not None:
@@ -803,12 +826,13 @@ class Worker:
 
     def _tick(self) -> None:
         """Tell of stream time that has passed without a packet."""
-        if self._late:
-            for route in self._late:
-                route.late = False
-                if route.output is not None:
-                    route.output.tick(route.watermark)
-            self._late.clear()
+        late = self._late
+        if late:
+            self._late = []
+            for route in late:
+                route.late = route.output is not None and route.output.tick(route.watermark)
+                if route.late:
+                    self._late.append(route)
 
     def _commit(self) -> None:
         """Make counters, snapshot and everything staged one whole; then credits may go back."""
@@ -946,7 +970,7 @@ class Worker:
         link = self.out_links[edge][0] if edge in self.out_links else self.in_links[edge]
         if link.channel is not None:
             if edge in self.in_links:
-                self._arrived(self.feeds[edge])  # what had arrived is ours already
+                self._take_in(self.feeds[edge], 0)  # what had arrived is ours already
             self.poll.remove(link.channel)
         link.detach()
         self._finished_said = False
