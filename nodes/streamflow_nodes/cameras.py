@@ -151,6 +151,13 @@ def _first_words(error: Exception) -> str:
     return (told or lines or [type(error).__name__])[0]
 
 
+def _no_bus(driver: str, error: Exception, other: str) -> DeviceError:
+    return DeviceError(
+        f"event camera: {driver} cannot look at the USB bus ({_first_words(error)}); expected "
+        f"permission to: {UDEV}; or set 'device' to {other!r}"
+    )
+
+
 def _refused(found: Found, setting: str, which: str) -> DeviceError:
     return DeviceError(
         f"event camera: {found} has no '{setting}' that its driver can set; {which}: leave it out"
@@ -181,9 +188,12 @@ class Inivation:
     @classmethod
     def find(cls) -> list[Found]:
         camera = library("dv_processing", "iniVation cameras").io.camera
+        try:
+            listed = camera.discover()
+        except RuntimeError as error:
+            raise _no_bus("dv-processing", error, "prophesee") from error
         return [
-            Found("inivation", each.cameraModel.name, each.serialNumber, each)
-            for each in camera.discover()
+            Found("inivation", each.cameraModel.name, each.serialNumber, each) for each in listed
         ]
 
     def open(self, found: Found, wanted: Wanted) -> tuple[int, int]:
@@ -192,18 +202,18 @@ class Inivation:
             raise _refused(found, "rate_limit", "Prophesee EVK3 HD and EVK4 have it")
         try:
             opened = camera.open(found.descriptor)
+            self.take(opened)
+            width, height = opened.getEventResolution()
+            _set_dv_biases(opened, found, wanted.biases)
+            if wanted.region is not None:
+                _check_region(found, wanted.region, width, height)
+                opened.setCropArea(wanted.region)
+            opened.setTimeInterval(datetime.timedelta(seconds=wanted.interval))
+            for switch in SWITCHES:
+                if hasattr(opened, switch):
+                    getattr(opened, switch)(False)
         except (RuntimeError, IndexError) as error:
             raise Unplugged(_first_words(error)) from error
-        self.take(opened)
-        width, height = opened.getEventResolution()
-        _set_dv_biases(opened, found, wanted.biases)
-        if wanted.region is not None:
-            _check_region(found, wanted.region, width, height)
-            opened.setCropArea(wanted.region)
-        opened.setTimeInterval(datetime.timedelta(seconds=wanted.interval))
-        for switch in SWITCHES:
-            if hasattr(opened, switch):
-                getattr(opened, switch)(False)
         return int(width), int(height)
 
     def take(self, camera: Any) -> None:
@@ -312,10 +322,7 @@ class Prophesee:
         except RuntimeError as error:
             if "Other error" in str(error):  # what libusb says where there is no USB bus at all
                 return []
-            raise DeviceError(
-                f"event camera: neuromorphic-drivers cannot look at the USB bus ({error}); "
-                f"expected permission to: {UDEV}; or set 'device' to 'inivation'"
-            ) from error
+            raise _no_bus("neuromorphic-drivers", error, "inivation") from error
         return [
             Found("prophesee", each.name.value, each.serial or "", each.name, each.error)
             for each in listed
@@ -338,13 +345,13 @@ class Prophesee:
                 raw=True,
                 serial=found.serial or None,
             )
+            self.take(device)
+            if wanted.biases:
+                _check_bounds(found, wanted.biases, device.biases_bounds())
+                device.update_configuration(configuration)
+            properties = device.properties()
         except RuntimeError as error:
             raise Unplugged(_first_words(error)) from error
-        self.take(device)
-        if wanted.biases:
-            _check_bounds(found, wanted.biases, device.biases_bounds())
-            device.update_configuration(configuration)
-        properties = device.properties()
         return int(properties.width), int(properties.height)
 
     def take(self, device: Any) -> None:

@@ -221,6 +221,31 @@ def test_an_unplugged_dv_camera_cannot_be_opened() -> None:
         Inivation().open(Found("inivation", "DAVIS", "none", "no such serial number"), Wanted())
 
 
+def test_a_dv_camera_that_goes_while_it_is_opened_is_unplugged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Going:  # simulated: there is no camera
+        def getEventResolution(self) -> Any:  # the driver's name
+            raise RuntimeError("control transfer failed: no device")
+
+    monkeypatch.setattr(dv.io.camera, "open", lambda *_: Going())
+
+    with pytest.raises(Unplugged, match="no device"):
+        Inivation().open(DAVIS, Wanted())
+
+
+def test_a_bus_that_dv_processing_cannot_look_at_is_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> Any:
+        raise RuntimeError("libusb: access denied")
+
+    monkeypatch.setattr(dv.io.camera, "discover", refuse)
+
+    with pytest.raises(DeviceError, match=r"cannot look at the USB bus \(libusb: .*'prophesee'"):
+        Inivation.find()
+
+
 def test_the_rate_limit_of_an_inivation_camera_is_refused_with_who_has_it() -> None:
     with pytest.raises(DeviceError, match=r"DAVIS c5 has no 'rate_limit'.*EVK3 HD and EVK4"):
         Inivation().open(DAVIS, Wanted(rate_limit=1_000_000))
@@ -417,3 +442,29 @@ def test_a_bias_outside_the_cameras_bounds_is_one_clear_error(
 def test_an_unplugged_prophesee_camera_cannot_be_opened() -> None:
     with pytest.raises(Unplugged):
         Prophesee().open(EVK4, Wanted({"diff_on": 1}, (0, 0, 64, 64), 1_000_000))
+
+
+@pytest.mark.parametrize("call", ["biases_bounds", "update_configuration", "properties"])
+def test_a_prophesee_camera_that_goes_while_it_is_opened_is_unplugged_and_let_go(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Going:  # simulated: there is no camera
+        closed = False
+
+        def __getattr__(self, name: str) -> Any:
+            if name == call:
+                raise RuntimeError("Usb(NoDevice)")
+            bounds = nd.prophesee_evk4.BiasesBounds(diff_on=nd.prophesee_evk4.Bounds(0, 9))
+            return lambda *_: bounds
+
+        def close(self) -> None:
+            self.closed = True
+
+    device, camera = Going(), Prophesee()
+    monkeypatch.setattr(nd, "open", lambda **options: device)
+
+    with pytest.raises(Unplugged, match="NoDevice"):
+        camera.open(EVK4, Wanted({"diff_on": 1}))
+    camera.close()
+
+    assert device.closed

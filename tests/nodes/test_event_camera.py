@@ -52,6 +52,7 @@ class Plug:
         self.on_the_bus = True
         self.openings: list[Wanted] = []
         self.closings = 0
+        self.is_open = False
 
 
 class SimulatedCamera:
@@ -69,9 +70,12 @@ class SimulatedCamera:
 
     def open(self, found: Found, wanted: Wanted) -> tuple[int, int]:
         self.plug.openings.append(wanted)
+        if self.plug.is_open:
+            raise Unplugged("another program has it")  # as drivers say when it was never closed
         if not self.plug.sessions:
             raise Unplugged("it does not answer")
         self._reads = iter(self.plug.sessions.pop(0))
+        self.plug.is_open = True
         return self.plug.size
 
     def read(self, seconds: float) -> Read:
@@ -84,6 +88,7 @@ class SimulatedCamera:
 
     def close(self) -> None:
         self.plug.closings += 1
+        self.plug.is_open = False
 
 
 class Filming(Live):
@@ -202,13 +207,29 @@ def test_a_camera_that_does_not_come_back_in_time_ends_the_run_with_one_clear_er
 
 
 def test_a_camera_of_another_size_is_not_taken_for_the_same_one() -> None:
-    plug = Plug([brings((1, 1, 1, 1)), None], [brings((1, 1, 1, 1))])
-    filming = Filming(plug, reconnect=0.25)
+    plug = Plug([brings((1, 1, 1, 1)), None], [brings((1, 1, 1, 1))], [brings((1, 1, 1, 1))])
+    filming = Filming(plug, reconnect=0.4)
     plug.size = (32, 32)
     filming.join()
     filming.node.close()
 
+    assert len(plug.openings) >= 3  # it is let go in between: another may be plugged in
     assert "came back with 32x32 pixels, not 64x48" in str(filming.error)
+
+
+def test_a_camera_hands_over_long_before_its_silence_would_count() -> None:
+    plug = Plug([brings((1, 1, 1, 1))])
+
+    filming = Filming(plug, packet_duration=1.0, silence=0.02)
+    filming.stop()
+
+    assert plug.openings[0].interval <= 0.01
+
+
+@pytest.mark.parametrize("setting", ["packet_duration", "silence"])
+def test_an_endless_duration_is_one_clear_error(setting: str) -> None:
+    with pytest.raises(NodeError, match=f"{setting} is inf s; expected"):
+        Filming(Plug([]), **{setting: float("inf")})
 
 
 def test_what_the_driver_says_was_lost_is_in_the_faults() -> None:

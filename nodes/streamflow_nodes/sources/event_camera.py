@@ -14,6 +14,7 @@ from streamflow import DeviceError, Events, Node, Out, Settings
 from streamflow.node import Emission, Positive, Seconds
 
 from ..cameras import Camera, Found, Inivation, Prophesee, Read, Region, Unplugged, Wanted, choose
+from ..event_packets import microseconds
 from ..live_events import FAULTS, LiveLimits, LiveStream
 
 LONGEST = 60_000_000  # us: a camera's time that leaps further is a fault of the camera's
@@ -85,13 +86,14 @@ class EventCamera(Node[EventCameraSettings]):
 
     def open(self) -> None:
         s = self.settings
-        duration = max(1, round(s.packet_duration * 1_000_000))
+        duration = microseconds(self, "packet_duration", s.packet_duration)
+        silence = microseconds(self, "silence", s.silence)
         self._stream = LiveStream(
             self,
             LiveLimits(
                 duration=duration,
                 longest=LONGEST,
-                silence=round(s.silence * 1_000_000),
+                silence=silence,
                 drop_backward=s.backward_time == "drop",
             ),
         )
@@ -99,9 +101,9 @@ class EventCamera(Node[EventCameraSettings]):
         if s.region is not None:
             x, y, width, height = s.region
             self._region = (x, y, width, height)
-        self._wanted = Wanted(
-            s.biases, self._region, s.rate_limit, max(0.001, duration / 1_000_000)
-        )  # fmt: skip
+        # what the driver still gathers is not silence
+        interval = max(1000, min(duration, silence // 2)) / 1_000_000
+        self._wanted = Wanted(s.biases, self._region, s.rate_limit, interval)
         self._using = threading.Lock()  # the driver, between produce's thread and close
         self._closed = False
         self._packets = self._events = 0
@@ -198,17 +200,22 @@ class EventCamera(Node[EventCameraSettings]):
                 return
             found = choose(self.drivers[self._found.driver].find(), self._found.driver,
                            self._found.serial)  # fmt: skip
-            size = self._camera.open(found, self._wanted)
-        if size != self._size:
-            raise DeviceError(
-                f"event camera: {found} came back with {size[0]}x{size[1]} pixels, not "
-                f"{self._size[0]}x{self._size[1]}; expected the same camera: start the run again"
-            )
+            try:
+                size = self._camera.open(found, self._wanted)
+                if size != self._size:
+                    raise DeviceError(
+                        f"event camera: {found} came back with {size[0]}x{size[1]} pixels, not "
+                        f"{self._size[0]}x{self._size[1]}; expected the same camera: start the "
+                        "run again"
+                    )
+            except BaseException:
+                self._camera.close()  # the next attempt must not find it in use
+                raise
 
     def close(self) -> None:
         if hasattr(self, "_camera"):
+            self._closed = True  # first: else produce may take the lock again and again
             with self._using:  # a read lasts milliseconds
-                self._closed = True
                 self._camera.close()
 
     def snapshot(self) -> dict[str, Any]:
