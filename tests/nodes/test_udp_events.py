@@ -231,6 +231,36 @@ def test_only_the_sender_that_was_named_is_heard(listen: Any) -> None:
     assert listener.rows == [(2, 2, 2, 1)]
 
 
+def test_datagrams_of_others_do_not_keep_the_stream_from_ending() -> None:
+    node = UdpEvents(
+        {"port": 0, "width": 64, "height": 48, "sender": "127.0.0.2", "end_after": 0.2}
+    )
+    node.open()
+    port, over = node.results()["port"], threading.Event()
+
+    def talk() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as foreign:
+            while not over.wait(0.01):
+                foreign.sendto(t64([(1, 1, 1, 1)]), ("127.0.0.1", port))
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as named:
+        named.bind(("127.0.0.2", 0))
+        named.sendto(t64([(2, 2, 2, 1)]), ("127.0.0.1", port))
+    talker = threading.Thread(target=talk)
+    talker.start()
+    listener = Live(node)
+    try:
+        listener.join()
+    finally:
+        over.set()
+        talker.join()
+        node.clock.stop()
+        node.close()
+
+    assert listener.rows == [(2, 2, 2, 1)]
+    assert listener.faults["foreign"] > 1
+
+
 def test_in_real_time_silence_closes_slices_and_moves_stream_time_on(listen: Any) -> None:
     listener = listen(pace="realtime", silence=0.02)
 
@@ -307,7 +337,39 @@ def test_an_address_of_another_machine_is_one_clear_error() -> None:
         UdpEvents({"port": 0, "host": "192.0.2.1", "width": 64, "height": 48}).open()
 
 
-@pytest.mark.parametrize("wrong", [{"port": 65536}, {"format": "csv"}, {"width": 0}])
+@pytest.mark.parametrize("host", ["no..such", "x" * 70])
+def test_a_host_that_is_no_address_is_one_clear_error(host: str) -> None:
+    with pytest.raises(DeviceError, match=r"cannot listen .* expected an address of this machine"):
+        UdpEvents({"port": 0, "host": host, "width": 64, "height": 48}).open()
+
+
+@pytest.mark.parametrize("setting", ["packet_duration", "silence", "longest_gap", "end_after"])
+def test_an_endless_duration_is_one_clear_error(setting: str) -> None:
+    node = UdpEvents({"port": 0, "width": 64, "height": 48, setting: float("inf")})
+
+    with pytest.raises(NodeError, match=f"{setting} is inf s; expected"):
+        node.open()
+
+
+def test_a_restarted_node_listens_at_the_port_that_it_had_taken() -> None:
+    first, second = (UdpEvents({"port": 0, "width": 64, "height": 48}) for _ in range(2))
+    first.open()
+    port, state = first.results()["port"], first.snapshot()
+    first.close()
+
+    second.open()
+    second.restore(state)
+
+    assert second.results()["port"] == port
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for rows in [(1_000, 1, 1, 1)], [(5_000, 2, 2, 1)]:
+            sender.sendto(t64(rows), ("127.0.0.1", port))
+    assert drive(second, opened=True, limit=1).items("events").tolist() == [(1_000, 1, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"port": 65536}, {"format": "csv"}, {"width": 0}, {"height": 32768}]
+)
 def test_settings_are_checked_before_anything_starts(wrong: dict[str, Any]) -> None:
     with pytest.raises(NodeError, match="settings"):
         UdpEvents({"port": 1, "width": 64, "height": 48, **wrong})

@@ -63,11 +63,11 @@ class UdpEventsSender(Node[UdpEventsSenderSettings]):
             )[0]
             self._socket = socket.socket(family, kind)
             self._socket.connect(address)  # so that the kernel says when nobody listens
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter for what is no host's name at all
             self.close()
             raise DeviceError(
-                f"{s.host}:{s.port}: cannot send there ({error.strerror or error}); expected the "
-                "address of a machine that this one can reach: check 'host'"
+                f"{s.host}:{s.port}: cannot send there ({getattr(error, 'strerror', None) or error}"
+                "); expected the address of a machine that this one can reach: check 'host'"
             ) from error
 
     def on_events(self, packet: Packet[Events]) -> None:

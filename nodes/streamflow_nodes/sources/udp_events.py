@@ -16,11 +16,13 @@ import numpy as np
 from streamflow import DeviceError, Events, Node, Out, Settings
 from streamflow.node import Emission, Positive, Seconds
 
+from ..event_packets import microseconds
 from ..kernels import udp_events as datagrams
 from ..kernels.udp_events import LAYOUTS, Format
 from ..live_events import FAULTS, LiveLimits, LiveStream
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Pixels = Annotated[int, msgspec.Meta(gt=0, le=32767)]
 
 LARGEST = 1 << 16  # bytes: no datagram is larger
 BLOCK = 1 << 20  # bytes taken from the socket before they are decoded
@@ -41,8 +43,8 @@ class UdpEventsSettings(Settings, frozen=True, kw_only=True):
     """The only address whose datagrams are taken."""
     format: Format = "t64_x16_y16_on8"
     """What a datagram holds; see above."""
-    width: Positive
-    height: Positive
+    width: Pixels
+    height: Pixels
     """Sensor size (pixels); the datagrams do not say it."""
     packet_duration: Seconds = 0.001
     """Stream time a packet covers (s), in whole microseconds."""
@@ -103,12 +105,16 @@ class UdpEvents(Node[UdpEventsSettings]):
         self._timed = self._layout != datagrams.SPIF
         follows = self.clock.pace == "realtime" or not self._timed
         wraps = self._layout in (datagrams.T32, datagrams.SPIF_T32)
+        silence = microseconds(self, "silence", s.silence)
+        self._end_ns: int | None = None
+        if s.end_after is not None:
+            self._end_ns = 1000 * microseconds(self, "end_after", s.end_after)
         self._stream = LiveStream(
             self,
             LiveLimits(
-                duration=max(1, round(s.packet_duration * 1_000_000)),
-                longest=max(1, round(s.longest_gap * 1_000_000)),
-                silence=round(s.silence * 1_000_000) if follows else None,
+                duration=microseconds(self, "packet_duration", s.packet_duration),
+                longest=microseconds(self, "longest_gap", s.longest_gap),
+                silence=silence if follows else None,
                 drop_backward=s.backward_time == "drop",
                 wrap=32 if wraps else 0,
             ),
@@ -121,23 +127,24 @@ class UdpEvents(Node[UdpEventsSettings]):
         self._begun_ns = time.monotonic_ns()
         self._using, self._closed = threading.Lock(), False  # between produce's thread and close
         self._decode(0, [], 0)  # compiles
-        self._listen()
+        self._listen(self.settings.port)
 
-    def _listen(self) -> None:
+    def _listen(self, port: int) -> None:
         s = self.settings
         try:
-            family, kind, _, _, address = socket.getaddrinfo(
-                s.host, s.port, type=socket.SOCK_DGRAM
-            )[0]
+            family, kind, _, _, address = socket.getaddrinfo(s.host, port, type=socket.SOCK_DGRAM)[
+                0
+            ]
             self._socket = socket.socket(family, kind)
             self._socket.setblocking(False)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, s.receive_buffer)
             self._socket.bind(address)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter for what is no host's name at all
             self.close()
             raise DeviceError(
-                f"{s.host}:{s.port}: cannot listen ({error.strerror or error}); expected an "
-                "address of this machine and a free port: choose another 'port', or 0 for any"
+                f"{s.host}:{port}: cannot listen ({getattr(error, 'strerror', None) or error}); "
+                "expected an address of this machine and a free port: choose another 'port', or 0 "
+                "for any"
             ) from error
         self._port = int(self._socket.getsockname()[1])
         # the kernel doubles what it is asked for, for its own accounting
@@ -152,8 +159,7 @@ class UdpEvents(Node[UdpEventsSettings]):
     def produce(self) -> Iterator[Emission]:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        heard = None
-        end_ns = None if self.settings.end_after is None else self.settings.end_after * 1e9
+        heard: int | None = None
         while not self.clock.stopped:
             with self._using:
                 if self._closed:
@@ -161,11 +167,9 @@ class UdpEvents(Node[UdpEventsSettings]):
                 ready = poll.poll(PATIENCE)
                 now = time.monotonic_ns()
                 self._count_drops()
-                if ready:
-                    self._receive()
-            if ready:
-                heard = now
-            elif heard is not None and end_ns is not None and now - heard > end_ns:
+                if ready and self._receive():
+                    heard = now
+            if heard is not None and self._end_ns is not None and now - heard > self._end_ns:
                 break
             if not self._timed:
                 self._stream.reach((now - self._begun_ns) // 1000, now)
@@ -180,8 +184,10 @@ class UdpEvents(Node[UdpEventsSettings]):
         events = Events(array, self.settings.width, self.settings.height)
         return self.events(events, start, stop, now)
 
-    def _receive(self) -> None:
-        """Take what is waiting in the socket, at most a block of it, and decode it."""
+    def _receive(self) -> int:
+        """Take what is waiting in the socket, at most a block of it, and decode it; how many
+        datagrams that were.
+        """  # fmt: skip
         lengths: list[int] = []
         used, foreign, only = 0, 0, self.settings.sender
         try:
@@ -199,6 +205,7 @@ class UdpEvents(Node[UdpEventsSettings]):
         self.count_fault("foreign", foreign)
         self._datagrams += len(lengths)
         self._decode(used, lengths, time.monotonic_ns())
+        return len(lengths)
 
     def _decode(self, used: int, lengths: list[int], now: int) -> None:
         size = datagrams.SIZES[self._layout]
@@ -224,13 +231,14 @@ class UdpEvents(Node[UdpEventsSettings]):
 
     def close(self) -> None:
         if hasattr(self, "_socket"):
+            self._closed = True  # first: else produce may take the lock again and again
             with self._using:  # for at most the time that a datagram is waited for
-                self._closed = True
                 self._socket.close()
 
     def snapshot(self) -> dict[str, Any]:
         return {
             **self._stream.snapshot(),
+            "port": self._port,
             "begun": self._begun_ns,
             "datagrams": self._datagrams,
             "packets": self._packets,
@@ -242,6 +250,9 @@ class UdpEvents(Node[UdpEventsSettings]):
         self._datagrams = int(state["datagrams"])
         self._packets, self._events = int(state["packets"]), int(state["events"])
         self._stream.restore(state)
+        if int(state["port"]) != self._port:  # a free one was taken, and its senders know that one
+            self._socket.close()
+            self._listen(int(state["port"]))
 
     def results(self) -> dict[str, Any]:
         """Where it listened, what came and what was yielded, and the kernel's buffer (bytes)."""
