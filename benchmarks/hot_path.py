@@ -201,7 +201,7 @@ def main() -> None:
                 f"{hot:.1f}",
                 f"{median(camera):.1f}" if camera else "in hot",
                 f">= {PROMISE:g} {verdict(hot, PROMISE, at_least=True)}"
-                if name == "memory"
+                if name in ("memory", "background")
                 else "",
             ]
         )
