@@ -1,12 +1,7 @@
-"""What the benchmarks on the flow-cytometry path share: its nodes, its recordings, its runs."""
+"""What the benchmarks on the flow-cytometry path share: its nodes and its recordings."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +11,6 @@ HERE = Path(__file__).resolve().parent
 GRAPH = HERE.parent / "graphs" / "flow_cytometry" / "graph.yaml"
 RECORDINGS = HERE.parent.parent / "shared" / "data" / "cytometry"
 NAMES = [f"{name}{session}.raw" for session in range(1, 5) for name in "AB"]
-TIMEOUT_S = 300
 
 
 def recordings(folder: Path) -> list[str]:
@@ -43,23 +37,3 @@ def hot_nodes() -> dict[str, Any]:
         "spiking": {"kind": "spiking_classifier", "inputs": {"bursts": "bursts.bursts"},
                     "settings": classifier},
     }  # fmt: skip
-
-
-def run_graph(graph: dict[str, Any], *, timeout: float = TIMEOUT_S) -> dict[str, Any]:
-    """Run a graph with `streamflow run`; its report. SystemExit when anything was lost."""
-    with tempfile.TemporaryDirectory() as folder:
-        file, report = Path(folder, "graph.yaml"), Path(folder, "report.json")
-        file.write_text(yaml.safe_dump(graph))
-        command = [str(Path(sys.executable).with_name("streamflow")), "run", str(file)]
-        subprocess.run(
-            [*command, "--quiet", "--report", str(report)],
-            env={**os.environ, "PYTHONPATH": str(HERE)},
-            check=True,
-            timeout=timeout,
-        )
-        found: dict[str, Any] = json.loads(report.read_text())
-    for name, edge in found["edges"].items():
-        lost = edge["produced"] - edge["handled"]
-        if lost or found["unbalanced"]:
-            raise SystemExit(f"{name}: {lost} packets lost; unbalanced: {found['unbalanced']}")
-    return found

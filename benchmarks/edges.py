@@ -13,12 +13,9 @@ mark 32). Figures are medians over the rounds; a ratio is the median of the roun
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -28,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 import zmq
+from _runs import run_graph
 from _table import median, print_machine, print_table, ratio, size_name, verdict
 from benchmark_nodes._load import OVER, SIZES, SLOTS, Record, messages, payload, touch
 
@@ -37,7 +34,6 @@ from streamflow.memory import Segment, create, read_only, segment_bytes
 from streamflow.packet import Packet, Tensor
 from streamflow.transport import Context, InLink, OutLink, Output, Poll
 
-HERE = Path(__file__).resolve().parent
 INLINE = 16384  # bytes; these four are the defaults of graph files
 SLOT = 16 << 20
 CAPACITY, WINDOW = 64, 8
@@ -175,22 +171,6 @@ def receive_edge(path: Path, fd: int, reader: int, size: int, seconds: float) ->
 
 
 # --- graphs ---------------------------------------------------------------------------------------
-
-
-def run_graph(graph: dict[str, Any]) -> dict[str, Any]:
-    """Run a graph with `streamflow run`; its report."""
-    with tempfile.TemporaryDirectory() as folder:
-        file, report = Path(folder, "graph.yaml"), Path(folder, "report.json")
-        file.write_text(yaml.safe_dump(graph))
-        command = [str(Path(sys.executable).with_name("streamflow")), "run", str(file)]
-        subprocess.run(
-            [*command, "--quiet", "--report", str(report)],
-            env={**os.environ, "PYTHONPATH": str(HERE)},
-            check=True,
-            timeout=TIMEOUT_S,
-        )
-        found: dict[str, Any] = json.loads(report.read_text())
-        return found
 
 
 def measure_graph(sizes: list[int], seconds: float) -> dict[int, Summary]:

@@ -26,7 +26,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from _cytometry import RECORDINGS, hot_nodes, recordings, run_graph
+from _cytometry import RECORDINGS, hot_nodes, recordings
+from _runs import run_graph
 from _table import median, print_machine, print_table, verdict
 from benchmark_nodes.sources.looped_recordings import LoopedRecordings
 from streamflow_nodes.classifiers.spiking_classifier import SpikingClassifier

@@ -25,7 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _cytometry import RECORDINGS, hot_nodes, recordings, run_graph
+from _cytometry import RECORDINGS, hot_nodes, recordings
+from _runs import run_graph
 from _table import print_machine, print_table, verdict
 
 RATES = {200: ("A1", "B1"), 500: ("A1", "B1", "A2", "B2", "A3")}  # particles/s: recordings merged

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _cytometry import run_graph
+from _runs import run_graph
 from _table import median, print_machine, print_table
 from processes import Run, pss_mib, settled
 
