@@ -7,7 +7,7 @@ DeviceError and nothing else.
 from __future__ import annotations
 
 import errno
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
@@ -24,7 +24,9 @@ class SerialPort(Settings, frozen=True, kw_only=True):
     port: str  # a device such as /dev/ttyUSB0, or a URL of pyserial such as socket://host:port
     baud: Positive = 115200
     signal: Literal["bytes", "dtr", "rts"] = "bytes"
-    on: str = "1"  # what is written to switch on; each character is one byte (U+0000 to U+00FF)
+    on: Annotated[str, msgspec.Meta(min_length=1)] = (
+        "1"  # what is written to switch on; each character is one byte (U+0000 to U+00FF)
+    )
     off: str = "0"  # and to switch off; empty where the device ends the pulse by itself
 
 
@@ -69,6 +71,8 @@ class SerialActuator:
 
     def __init__(self, settings: SerialPort, node: str) -> None:
         try:
+            import termios
+
             import serial
         except ImportError as error:
             raise DeviceError(
@@ -76,9 +80,11 @@ class SerialActuator:
             ) from error
         self._node, self._settings = node, settings
         self._bytes = {True: self._encoded("on"), False: self._encoded("off")}
-        self._errors = (OSError, ValueError, serial.SerialException)
+        # pyserial lets the system's own errors and those of numbers that do not fit pass
+        self._errors = (OSError, ValueError, OverflowError, serial.SerialException, termios.error)
+        self._port: Any = None
         try:
-            self._port: Any = serial.serial_for_url(
+            self._port = serial.serial_for_url(
                 settings.port, settings.baud, do_not_open=True, write_timeout=WRITE_SECONDS
             )
             if settings.signal != "bytes":  # before it opens: some drivers raise both lines then
@@ -88,6 +94,8 @@ class SerialActuator:
             self._port.open()
             self._write(False)
         except self._errors as error:
+            if self._port is not None:
+                self._port.close()
             raise self._broken("cannot open", error) from error
 
     def switch(self, is_on: bool, facts: dict[str, Any]) -> None:
@@ -203,8 +211,9 @@ class MessageActuator:
         self._is_on = facts if is_on else None
 
     def close(self) -> None:
+        facts, self._is_on = self._is_on, None
         try:
-            if self._is_on is not None:
-                self.switch(False, self._is_on)
+            if facts is not None:
+                self.switch(False, facts)
         finally:
             self._socket.close()

@@ -108,14 +108,15 @@ class PulseThread:
 
     def _step(self) -> None:
         """Wait for the next moment that matters, or do what it asks for."""
-        moment = self._next()
+        self._heal()
+        moment, patience = self._next(), self._patience()
         if moment is None:
-            self._heal()
-            self.condition.wait(None if self._actuator is not None else self._retry)
+            self.condition.wait(patience)
             return
         left = moment - time.monotonic_ns()
         if left > self._spin:
-            self.condition.wait((left - self._spin) / 1e9)
+            seconds = (left - self._spin) / 1e9
+            self.condition.wait(seconds if patience is None else min(seconds, patience))
             return
         while time.monotonic_ns() < moment:
             pass
@@ -166,8 +167,6 @@ class PulseThread:
 
         It is made only if the clock says, as the last thing before, that its deadline is not over.
         """
-        if action == PULSED:
-            self._heal()
         if self._actuator is None:
             return NO_ACTUATOR, 0, 0
         fired = time.monotonic_ns()
@@ -207,12 +206,26 @@ class PulseThread:
         else:
             self._retry_at = time.monotonic() + self._retry
 
+    def _patience(self) -> float | None:
+        """Seconds until the actuator is to be opened again; None where it is not."""
+        if self._actuator is not None or self._retry is None:
+            return None
+        return max(0.0, self._retry_at - time.monotonic())
+
     def _heal(self) -> None:
         """Open the actuator again, if it is time to try."""
-        if self._actuator is not None or self._retry is None or time.monotonic() < self._retry_at:
+        if self._retry is None or self._patience() != 0:
             return
+        opened: Actuator | None = None
+        self.condition.release()  # opening may take seconds, and rows come meanwhile
         try:
-            self._actuator = self._open()
+            with contextlib.suppress(DeviceError):  # not yet: rows are aborted and counted
+                opened = self._open()
+        finally:
+            self.condition.acquire()
+        self._retry_at = time.monotonic() + self._retry
+        if opened is not None and self._is_over:  # nobody else knows of it
+            opened.close()
+        elif opened is not None:
+            self._actuator = opened
             self.reopened += 1
-        except DeviceError:  # not yet: rows are aborted and counted meanwhile
-            self._retry_at = time.monotonic() + self._retry

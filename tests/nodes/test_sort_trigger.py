@@ -24,9 +24,11 @@ import pytest
 import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamflow_nodes.actuators import SerialActuator, SerialPort
+from streamflow_nodes.actuators import MessageActuator, PulseSocket, SerialActuator, SerialPort
 from streamflow_nodes.particles import ABORTED, DEBRIS, DOUBLET, MERGED, OVERLAP
+from streamflow_nodes.pulses import PulseThread
 from streamflow_nodes.sinks.sort_trigger import SortTrigger
+from streamflow_nodes.sorting import Rules, Sorter
 
 from streamflow.clock import Clock
 from streamflow.errors import DeviceError, NodeError
@@ -467,6 +469,31 @@ def test_nobody_to_pull_is_an_error_that_says_so(tmp_path: Path) -> None:
         feed(node, particle(0), origin=time.monotonic_ns())
 
 
+def test_messages_may_be_closed_twice_after_nobody_took_the_last(
+    sockets: Sockets, tmp_path: Path
+) -> None:
+    pull = sockets(zmq.PULL)
+    pull.bind(f"ipc://{tmp_path}/gone")
+    actuator = MessageActuator(
+        PulseSocket(address=f"ipc://{tmp_path}/gone", pattern="push", bind=False), "sort"
+    )
+
+    def is_taken() -> bool:
+        try:
+            actuator.switch(True, {})
+        except DeviceError:
+            return False
+        return True
+
+    wait_for(is_taken)
+    pull.close(linger=0)
+    wait_for(lambda: not is_taken())
+
+    with pytest.raises(DeviceError, match="no program takes messages"):
+        actuator.close()
+    actuator.close()
+
+
 def test_an_address_in_use_is_an_error_that_says_so(sockets: Sockets) -> None:
     port = sockets(zmq.PULL).bind_to_random_port("tcp://127.0.0.1")
 
@@ -574,11 +601,103 @@ def test_a_port_that_comes_back_is_used_again_and_what_passed_meanwhile_is_abort
         ({"serial": {"port": "/dev/null", "on": "\u20ac"}}, r"serial.on.*each one byte"),
         ({"serial": {"port": "/nowhere/tty"}}, "cannot open serial port /nowhere/tty"),
         ({"serial": {"port": "nonsense://x"}}, "cannot open serial port nonsense"),
+        ({"serial": {"port": "loop://", "on": ""}}, "serial.on"),  # nothing would ever be sorted
+        ({"spin": 1.0}, "spin"),  # nobody could hand over a row meanwhile
+        *(
+            ({name: float("inf")}, rf"{name} is inf s; expected less than 1e\+06 s")
+            for name in (
+                "delay",
+                "longest_delay",
+                "width",
+                "tolerance",
+                "guard",
+                "dead_time",
+                "reopen",
+            )
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused(plain: dict[str, Any], said: str) -> None:
     with pytest.raises((NodeError, DeviceError), match=said):
         live(**plain).open()
+
+
+@pytest.mark.parametrize("wrong", [{"baud": 1 << 40}, {"off": 100_000 * "0"}])
+def test_a_port_that_cannot_be_set_up_is_one_clear_error_and_is_let_go(
+    wrong: dict[str, Any],
+) -> None:
+    master, slave = os.openpty()  # of which nobody reads
+    path = os.ttyname(slave)
+    os.close(slave)
+
+    with pytest.raises(DeviceError, match=f"cannot open serial port {path}") as refused:
+        live(serial={"port": path, **wrong}).open()
+
+    mine = [Path(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    assert path not in [os.readlink(fd) for fd in mine if fd.is_symlink()], refused
+    os.close(master)
+
+
+class Valve:
+    """An actuator that breaks at its first pulse, and a second one that is slow to open."""
+
+    def __init__(self) -> None:
+        self.opened = self.closed = 0
+        self.ready = threading.Event()
+
+    def __call__(self) -> Valve:
+        self.opened += 1
+        if self.opened > 1:
+            assert self.ready.wait(20)
+        return self
+
+    def switch(self, is_on: bool, facts: dict[str, Any]) -> None:
+        if self.opened == 1:
+            raise DeviceError("broken")
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def broken(valve: Valve) -> PulseThread:
+    """A thread that waits for `valve` to open again."""
+    thread = PulseThread(Sorter(Rules("yield", 1000, tolerance=10**12)), valve, spin=0, retry=0.001)
+    thread.start()
+    with thread.condition:
+        now = time.monotonic_ns()
+        thread.sorter.add(0, now, now, 0.0, "A")
+        thread.condition.notify_all()
+    wait_for(lambda: valve.opened == 2)
+    return thread
+
+
+def test_rows_are_taken_while_a_device_is_slow_to_open_again() -> None:
+    valve = Valve()
+    thread = broken(valve)
+
+    was_free = thread.condition.acquire(timeout=10)
+    if was_free:
+        thread.condition.release()
+    valve.ready.set()
+    wait_for(lambda: thread.reopened == 1)
+    thread.close()
+
+    assert was_free
+    assert [row.action for row in thread.done] == ["actuator"]
+
+
+def test_a_device_that_opens_after_the_end_is_closed_again() -> None:
+    valve = Valve()
+    thread = broken(valve)
+
+    closing = threading.Thread(target=thread.close)
+    closing.start()
+    wait_for(lambda: thread._is_over)
+    valve.ready.set()
+    closing.join(20)
+
+    assert wait_for(lambda: valve.closed == 2)  # when it broke, and then
+    assert thread.reopened == 0
 
 
 def test_pulses_without_a_real_clock_are_refused() -> None:

@@ -17,7 +17,7 @@ import msgspec
 
 from streamflow.errors import NodeError
 from streamflow.memory import Histogram
-from streamflow.node import Fraction, In, Node, OutputPath, Positive, Seconds, Settings
+from streamflow.node import Fraction, In, Node, OutputPath, Positive, Seconds
 from streamflow.packet import Events, Packet, Table
 
 from ..actuators import (
@@ -31,6 +31,7 @@ from ..actuators import (
     SerialPort,
 )
 from ..files import RecordFile
+from ..output_files import FullDiskSettings, OutputFile
 from ..particles import FLAGS
 from ..pulses import Done, PulseThread
 from ..sorting import MERGED, PULSED, Mode, Rules, Sorter, StreamClock, travel_time
@@ -46,7 +47,9 @@ FORBIDDEN: dict[Mode, list[str]] = {
 }
 NO_COUNTS = bytes(8 * Histogram.BUCKETS)
 FAR = 1e15  # us: 31 years, beyond any sensor's time and near where nanoseconds fill 64 bits
+LONGEST = 1e6  # s: no duration is longer, so that nanoseconds fit 64 bits at any speed
 SWITCH_SECONDS = 0.00001  # how long a thread that computes may keep the one that fires waiting
+DURATIONS = ("delay", "longest_delay", "width", "tolerance", "guard", "dead_time", "reopen")
 LOG = ("row", "time_us", "class", "action", "due_ns", "deadline_ns", "fired_ns", "written_ns")
 
 Metres = Annotated[float, msgspec.Meta(gt=0)]
@@ -54,7 +57,7 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Flag = Literal["overlap", "doublet", "debris", "merged", "late", "aborted"]
 
 
-class SortTriggerSettings(Settings, frozen=True, kw_only=True):
+class SortTriggerSettings(FullDiskSettings, frozen=True, kw_only=True):
     """What is sorted, when, and what the pulse goes out by. Durations are of stream time."""
 
     classes: Annotated[list[str], msgspec.Meta(min_length=1)]
@@ -101,12 +104,14 @@ class SortTriggerSettings(Settings, frozen=True, kw_only=True):
     stream time, the same for every run, for recordings as fast as they can be read."""
     settle: Positive = 8
     """Packets of `events` after which stream time is known well enough to pulse."""
-    spin: NotNegative = 0.0002
-    """How long (s, of the machine) before a pulse the thread looks at the clock without a pause."""
+    spin: Annotated[float, msgspec.Meta(ge=0, le=0.01)] = 0.0002
+    """How long (s, of the machine) before a pulse the thread looks at the clock without a pause,
+    and takes no rows."""
     priority: Annotated[int, msgspec.Meta(ge=0, le=99)] = 0
     """Real-time priority (SCHED_FIFO) of the node's process; 0: none. Needs CAP_SYS_NICE."""
     log: OutputPath | None = None
-    """A CSV file with a line for each row: what was done, and when."""
+    """A CSV file with a line for each row: what was done, and when. With `stop_writing` a full disk
+    does not end the sorting."""
 
 
 class SortTrigger(Node[SortTriggerSettings]):
@@ -139,7 +144,7 @@ class SortTrigger(Node[SortTriggerSettings]):
 
     events = In(Events)
     rows = In(Table)
-    faults = ("written_late", "time_unusable")
+    faults = ("written_late", "time_unusable", "not_written")
 
     # --- opening ----------------------------------------------------------------------------------
 
@@ -164,7 +169,7 @@ class SortTrigger(Node[SortTriggerSettings]):
         self._lateness, self._off_lateness = _histogram(NO_COUNTS), _histogram(NO_COUNTS)
         self._pulses_before = 0  # of the processes before this one
         self._done: list[Done] = []
-        self._log = RecordFile(s.log, self.name) if s.log is not None else None
+        self._log = self._opened_log(s.log) if s.log is not None else None
         self._thread: PulseThread | None = None
         self._lock: AbstractContextManager[Any] = nullcontext()  # the thread's, where there is one
         if self._is_live:
@@ -174,6 +179,13 @@ class SortTrigger(Node[SortTriggerSettings]):
         s = self.settings
         if (s.delay is None) == (s.distance is None):
             raise NodeError(self.name, "settings: give one of 'delay' (s) and 'distance' (m)")
+        for name in DURATIONS:
+            seconds = getattr(s, name)
+            if seconds is not None and not seconds < LONGEST:
+                raise NodeError(
+                    self.name,
+                    f"settings: {name} is {seconds} s; expected less than {LONGEST:g} s",
+                )
         devices = [name for name in ("serial", "gpio", "zmq") if getattr(s, name) is not None]
         if len(devices) > 1:
             raise NodeError(self.name, f"settings: {devices} are given; at most one can be driven")
@@ -249,7 +261,7 @@ class SortTrigger(Node[SortTriggerSettings]):
         self._run_stream(None)
         self._settle()
         if self._log is not None:
-            self._log.begin()
+            self._log.file.begin()
 
     def close(self) -> None:
         thread = getattr(self, "_thread", None)
@@ -393,13 +405,20 @@ class SortTrigger(Node[SortTriggerSettings]):
                 lateness.add(row.fired - row.start)
                 self.count_fault("written_late", row.written > row.deadline)
         if self._log is not None and done:
-            self._log.append(self._lines(done))
+            log = self._log
+            if not log.append(lambda: self._lines(log, done)):
+                self.count_fault("not_written", len(done))
 
-    def _lines(self, done: list[Done]) -> bytes:
-        assert self._log is not None
+    def _opened_log(self, path: str) -> OutputFile[RecordFile]:
+        s = self.settings
+        return OutputFile(
+            path, s, self.name, lambda at: RecordFile(at, self.name, reserve=s.reserve)
+        )
+
+    def _lines(self, log: OutputFile[RecordFile], done: list[Done]) -> bytes:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        if not self._log.length:
+        if not log.length:
             writer.writerow(LOG)
         for row in done:
             writer.writerow([*row[:4], *(time or "" for time in row[4:])])
@@ -422,7 +441,7 @@ class SortTrigger(Node[SortTriggerSettings]):
             "pulses": pulses,
             "lateness": self._lateness.tobytes(),
             "off_lateness": self._off_lateness.tobytes(),
-            "length": self._log.length if self._log is not None else 0,
+            **(self._log.snapshot() if self._log is not None else {}),
             **self.fault_counts,
         }
 
@@ -435,8 +454,8 @@ class SortTrigger(Node[SortTriggerSettings]):
         self._lateness = _histogram(state["lateness"])
         self._off_lateness = _histogram(state["off_lateness"])
         self.fault_counts = {fault: int(state[fault]) for fault in self.faults}
-        if self._log is not None and state["length"]:
-            self._log.restore(int(state["length"]))
+        if self._log is not None:
+            self._log.restore(state)
         with self._lock:
             self._sorter.restore(plain["sorter"])
             if self._thread is not None:
@@ -465,7 +484,7 @@ class SortTrigger(Node[SortTriggerSettings]):
             results["clock_packets"] = self._clock.seen
             results["clock_drift_us"] = self._clock.drift / 1000
             results["reopened"] = self._thread.reopened
-        return results
+        return results | (self._log.results() if self._log is not None else {})
 
     def _pulses(self) -> int:
         made = self._thread.pulses if self._thread is not None else 0
