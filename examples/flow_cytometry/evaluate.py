@@ -176,7 +176,7 @@ def share(outcomes: Iterable[Outcome]) -> str:
     )
 
 
-HEAD = "| particles | found | right | interval |\n|---|---|---|---|---|---|"
+COLUMNS, RULE = "particles | found | right | interval |", "|---|---|---|---|---|---|"
 
 
 def tell_groups(tallies: dict[str, Tally]) -> None:
@@ -186,7 +186,7 @@ def tell_groups(tallies: dict[str, Tally]) -> None:
         name = f"{low:g}-{high:g} ms" if np.isfinite(high) else f"over {low:g} ms"
         parts.append((name, lambda o, low=low, high=high: low <= o.gap < high))
     parts += [(kind, lambda o, kind=kind: o.kind == kind) for kind in ("bead", "doublet")]
-    print(f"\n| nearest other, or kind | model {HEAD}")
+    print(f"\n| nearest other, or kind | model | {COLUMNS}\n{RULE}")
     for name, is_in in parts:
         for classifier, tally in tallies.items():
             print(f"| {name} | {classifier} | {share(o for o in tally.outcomes if is_in(o))}")
@@ -222,7 +222,7 @@ def tell_flags(tallies: dict[str, Tally]) -> None:
 
 def tell_rates(by_rate: dict[str, dict[str, Tally]]) -> None:
     """The table by rate (or recording)."""
-    print(f"\n| recording | model {HEAD[:-4]}|---|".replace("interval |", "interval | false |"))
+    print(f"\n| recording | model | {COLUMNS} false |\n{RULE}---|")
     for name, tallies in by_rate.items():
         for classifier, tally in tallies.items():
             false = tally.false / max(1, tally.decisions)
