@@ -37,6 +37,7 @@ GRID = 0.1e-6  # m, diameters are rounded to this: a hundredth of a ring's width
 RADII = 2048  # of the sensor at which scattering is calculated; a ring is some 500 of them wide
 LARGEST = 60e-6  # m, of a diameter
 SMALLEST = 0.5e-6
+FIELDS = 1 << 28  # bytes of fields that are kept; those of 64x48 pixels fit many times over
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def speckle(random: np.random.Generator, optics: Optics) -> NDArray[np.float64]:
 
 
 class Scattering:
-    """Fields of spheres on a sensor, calculated once for each diameter.
+    """Fields of spheres on a sensor, calculated once for each diameter, and again where they are
+    more than fit `FIELDS`.
 
     `x`, `y` : (width,), (height,) float64, columns and rows of the sensor from the axis, m.
     """
@@ -147,9 +149,18 @@ class Scattering:
     def field(self, diameter: float, index: float) -> NDArray[np.complex128]:
         """(height, width) complex128, A of a sphere on the axis; diameters on a grid of 0.1 um."""
         key = (round(diameter / GRID), index)
-        if key not in self._fields:
-            self._fields[key] = self._calculate(key[0] * GRID, index)
-        return self._fields[key]
+        found = self._fields.pop(key, None)
+        if found is None:
+            found = self._calculate(key[0] * GRID, index)
+            while len(self._fields) >= self.room:
+                del self._fields[next(iter(self._fields))]  # the one that was not asked for longest
+        self._fields[key] = found
+        return found
+
+    @property
+    def room(self) -> int:
+        """How many fields are kept."""
+        return max(1, FIELDS // (16 * self._rho.size))
 
     def _calculate(self, diameter: float, index: float) -> NDArray[np.complex128]:
         o = self.optics

@@ -362,10 +362,11 @@ class Simulation:
         is_quiet(self._still[0], self._state[1], self._state[2], self._state[3])
         words = np.empty(0, np.int64)
         keep_rested(words, 1, 1, 1, self._last, words)
-        spread = 3 * self.sample.spread
+        spread, room = 3 * self.sample.spread, self.session.scattering.room
         for sphere in self.sample.classes:
             low, high = sphere.diameter * (1 - spread), sphere.diameter * (1 + spread)
-            for diameter in np.arange(high, max(low, 0.5e-6), -0.1e-6).tolist():
+            sizes = np.arange(high, max(low, 0.5e-6), -0.1e-6).tolist()
+            for diameter in sizes[: room // len(self.sample.classes)]:
                 self.session.scattering.field(diameter, sphere.index)
 
     def next_block(self) -> EventArray:

@@ -10,6 +10,7 @@ import pytest
 miepython = pytest.importorskip("miepython", reason="needs the extra cytometry")
 
 from streamflow_nodes.kernels.particle_light import expose  # noqa: E402
+from streamflow_nodes import particle_optics
 from streamflow_nodes.particle_optics import (  # noqa: E402
     Optics,
     Scattering,
@@ -182,3 +183,16 @@ def test_speckle_has_mean_one_and_is_nowhere_dark_but_where_it_is_full():
     assert light.mean() == pytest.approx(1)
     assert light.std() == pytest.approx(0.8, rel=0.05)
     assert 0.2 <= light.min() < 0.25
+
+
+def test_fields_take_bounded_memory_and_come_out_the_same(monkeypatch):
+    optics = Optics(width=8, height=6)
+    free, bounded = Scattering(optics), Scattering(optics)
+    diameters = [10e-6, 30e-6, 12e-6, 10e-6, 14e-6, 12e-6, 10e-6]
+    expected = [free.field(diameter, 1.489) for diameter in diameters]
+
+    monkeypatch.setattr(particle_optics, "FIELDS", 3 * expected[0].nbytes)
+    found = [bounded.field(diameter, 1.489) for diameter in diameters]
+
+    assert all((a == b).all() for a, b in zip(found, expected, strict=True))
+    assert len(bounded._fields) == bounded.room == 3
