@@ -160,7 +160,7 @@ class Scattering:
     @property
     def room(self) -> int:
         """How many fields are kept."""
-        return max(1, FIELDS // (16 * self._rho.size))
+        return int(max(1, FIELDS // (16 * self._rho.size)))
 
     def _calculate(self, diameter: float, index: float) -> NDArray[np.complex128]:
         o = self.optics

@@ -9,8 +9,8 @@ import pytest
 
 miepython = pytest.importorskip("miepython", reason="needs the extra cytometry")
 
+from streamflow_nodes import particle_optics  # noqa: E402
 from streamflow_nodes.kernels.particle_light import expose  # noqa: E402
-from streamflow_nodes import particle_optics
 from streamflow_nodes.particle_optics import (  # noqa: E402
     Optics,
     Scattering,
