@@ -45,5 +45,5 @@ clean:
 	touch $@
 
 .venv/test.stamp: $(STAMPED) | .venv/bin/python
-	$(INSTALL) -e '.[events,cytometry,files,devices,norse,train,dev]'
+	$(INSTALL) -e '.[events,cytometry,files,devices,hosts,norse,train,dev]'
 	touch $@ .venv/demo.stamp

@@ -27,14 +27,18 @@ from .graph_file import (
     NAME,
     ORIGIN,
     GraphFile,
+    HostFile,
     InputFile,
     Limits,
     NodeFile,
+    OnError,
     ProcessFile,
     RestartSpec,
+    is_loopback,
 )
 from .kinds import KindFile, class_name, kinds, load_class, node_class, scan
 from .node import Node
+from .packing import Compression
 from .yaml_file import Scalar, Tree, WholeFault, short
 
 __all__ = [
@@ -56,6 +60,7 @@ class EdgeSpec(msgspec.Struct, frozen=True, kw_only=True):
     capacity: int = 64
     window: int = 8
     max_packet: int = 16 * MEBIBYTE
+    compress: Compression = "none"
     line: int = 0
 
     @property
@@ -77,6 +82,7 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True):
     inputs: tuple[EdgeSpec, ...]
     process: str
     outputs: tuple[str, ...] = ()
+    on_error: OnError = "stop"
     line: int = 0
 
 
@@ -87,6 +93,16 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[str, ...]
     restart: RestartSpec = RestartSpec()
     python: str | None = None
+    host: str | None = None
+
+
+class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine that processes may run on: where it listens, and the file with its public key."""
+
+    name: str
+    address: str
+    key: str | None = None
+    line: int = 0
 
 
 class Graph(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +120,8 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     clock: Pace = "fast"
     speed: float = 1.0
     limits: Limits = Limits()
+    hosts: dict[str, HostSpec] = {}
+    insecure: bool = False
     digest: str = ""
 
 
@@ -163,6 +181,7 @@ class _Draft(NamedTuple):
     node_class: type[Node[Any]] | None
     inputs: yaml_file.Mapping
     settings: dict[str, _Setting]
+    on_error: OnError
 
 
 class _Check:
@@ -175,7 +194,9 @@ class _Check:
         self._classes: dict[str, type[Node[Any]] | str] = {}
 
     def graph(self, overrides: Sequence[str], clock: str | None) -> Graph:
-        shape = self.faults.fields(self.tree, GraphFile, "", apart=("nodes", "processes", "limits"))
+        shape = self.faults.fields(
+            self.tree, GraphFile, "", apart=("nodes", "processes", "limits", "hosts")
+        )
         limits = Limits()
         if (given := self.faults.mapping(self.tree, "limits", "limits")) is not None:
             limits = Limits(**self.faults.fields(given, Limits, "limits: "))
@@ -183,7 +204,8 @@ class _Check:
         inputs = {name: self._edges(draft, drafts) for name, draft in drafts.items()}
         order = self._order(inputs, {name: draft.line for name, draft in drafts.items()})
         values = {name: self._settings(draft) for name, draft in drafts.items()}
-        processes = self._processes(drafts, order)
+        hosts = self._hosts(insecure=shape.get("insecure", False))
+        processes = self._processes(drafts, order, hosts)
         if clock is not None and clock not in get_args(Pace):
             expected = ", ".join(get_args(Pace))
             self.faults.found.append(
@@ -202,6 +224,7 @@ class _Check:
                 inputs=tuple(inputs[node]),
                 process=home[node],
                 outputs=tuple(drafts[node].node_class.outputs),  # type: ignore[union-attr]  # None is a fault, raised above
+                on_error=drafts[node].on_error,
                 line=drafts[node].line,
             )
             for node in order
@@ -215,6 +238,8 @@ class _Check:
             clock=clock or shape.get("clock", "fast"),  # type: ignore[arg-type]  # checked above
             speed=shape.get("speed", 1.0),
             limits=limits,
+            hosts=hosts,
+            insecure=shape.get("insecure", False),
         )
         written = {node: as_written for node, (as_written, _) in values.items()}
         return msgspec.structs.replace(graph, digest=self._digest(graph, written))
@@ -248,9 +273,8 @@ class _Check:
         where = f"node {name!r}: "
         # a node without lines of its own, {}, is told at its name
         tree = yaml_file.Mapping(tree.entries, tree.lines, line)
-        kind = self.faults.fields(tree, NodeFile, where, apart=("inputs", "settings")).get(
-            "kind", ""
-        )
+        values = self.faults.fields(tree, NodeFile, where, apart=("inputs", "settings"))
+        kind = values.get("kind", "")
         given = self.faults.mapping(tree, "settings", f"{where}'settings'")
         inputs = self.faults.mapping(tree, "inputs", f"{where}'inputs'")
         found = self._class(kind) if kind else None
@@ -264,7 +288,10 @@ class _Check:
                 str(key): _Setting(value, given.lines[key]) for key, value in given.entries.items()
             }
         )
-        return _Draft(name, line, kind, found, inputs or yaml_file.Mapping({}, {}, line), written)
+        return _Draft(
+            name, line, kind, found, inputs or yaml_file.Mapping({}, {}, line), written,
+            values.get("on_error", "stop"),
+        )  # fmt: skip
 
     def _class(self, kind: str) -> type[Node[Any]] | str:
         """The kind's class, or why there is none."""
@@ -383,6 +410,7 @@ class _Check:
             capacity=values.get("capacity") or (1 if when_full == "latest" else 64),
             window=values.get("window") or (8 if when_full == "block" else 1),
             max_packet=values.get("max_packet", 16 * MEBIBYTE),
+            compress=values.get("compress", "none"),
             line=line,
         )
 
@@ -501,9 +529,44 @@ class _Check:
             absolute[key] = settings.absolute(written[key], types[key], folder)
         return written, absolute
 
+    # --- hosts ------------------------------------------------------------------------------------
+
+    def _hosts(self, *, insecure: bool) -> dict[str, HostSpec]:
+        given = self.faults.mapping(self.tree, "hosts", "'hosts'")
+        found: dict[str, HostSpec] = {}
+        for name, tree in given.entries.items() if given else ():
+            line = given.lines[name] if given else 0
+            if not (isinstance(name, str) and NAME.fullmatch(name)):
+                what = "expected small letters, digits and '_', beginning with a letter"
+                self.faults.tell(line, f"host name {short(name)}: {what}")
+            elif not isinstance(tree, yaml_file.Mapping):
+                shown = short(yaml_file.plain(tree))
+                what = f"host {name!r} is {shown}; expected a mapping with 'address'"
+                self.faults.tell(line, what)
+            else:
+                tree = yaml_file.Mapping(tree.entries, tree.lines, line)
+                values = self.faults.fields(tree, HostFile, f"host {name!r}: ")
+                key = values.get("key")
+                address = values.get("address", "")
+                if address and key is None and not insecure and not is_loopback(address):
+                    what = (
+                        f"host {name!r}: {address} is not this machine and has no 'key'; expected "
+                        "the file with its public key (streamflow keys new), or `insecure: true`"
+                    )
+                    self.faults.tell(line, what)
+                if key is not None:
+                    key = os.path.abspath(self.path.parent / Path(key).expanduser())
+                found[name] = HostSpec(name=name, address=address, key=key, line=line)
+        return found
+
     # --- processes --------------------------------------------------------------------------------
 
-    def _processes(self, drafts: Mapping[str, _Draft], order: Sequence[str]) -> list[ProcessSpec]:
+    def _processes(
+        self,
+        drafts: Mapping[str, _Draft],
+        order: Sequence[str],
+        hosts: Mapping[str, HostSpec],
+    ) -> list[ProcessSpec]:
         given = self.faults.mapping(self.tree, "processes", "'processes'")
         home: dict[str, str] = {}
         found: dict[str, ProcessSpec] = {}
@@ -519,7 +582,7 @@ class _Check:
                 )
             else:
                 tree = yaml_file.Mapping(tree.entries, tree.lines, line)
-                found[name] = self._process(name, tree, drafts, home)
+                found[name] = self._process(name, tree, drafts, home, hosts)
         for node in order:
             if node not in home and node in found:
                 what = f"process {node!r} has the name of a node that it does not hold; rename it"
@@ -540,6 +603,7 @@ class _Check:
         tree: yaml_file.Mapping,
         drafts: Mapping[str, _Draft],
         home: dict[str, str],
+        hosts: Mapping[str, HostSpec],
     ) -> ProcessSpec:
         where = f"process {name!r}: "
         restart_tree = tree.entries.get("restart")
@@ -566,13 +630,26 @@ class _Check:
                 what = "'when' is missing; expected never or on_failure"
                 self.faults.tell(restart_tree.line, f"{where}restart: {what}")
             restart = RestartSpec(**fields)
-        python = self._python(values.get("python"), tree, where)
-        return ProcessSpec(name=name, nodes=tuple(nodes), restart=restart, python=python)
+        host = values.get("host")
+        if host is not None and host not in hosts:
+            known = ", ".join(hosts) or "none"
+            hint = self.faults.like(host, hosts)
+            what = f"{where}the graph has no host {short(host)}; it has: {known}{hint}"
+            self.faults.tell(tree.entries["host"].line, what)
+        python = self._python(values.get("python"), tree, where, here=host is None)
+        return ProcessSpec(name=name, nodes=tuple(nodes), restart=restart, python=python, host=host)
 
-    def _python(self, given: str | None, tree: yaml_file.Mapping, where: str) -> str | None:
+    def _python(
+        self, given: str | None, tree: yaml_file.Mapping, where: str, *, here: bool
+    ) -> str | None:
         """The interpreter's absolute path. Links are kept: a virtual environment is one."""
         if given is None:
             return None
+        if not here:
+            if not given.startswith("/"):
+                what = f"{short(given)} on another host; expected an absolute path there"
+                self.faults.tell(tree.entries["python"].line, f"{where}python: {what}")
+            return given
         path = os.path.abspath(self.path.parent / Path(given).expanduser())
         found = shutil.which(path) or (None if "/" in given else shutil.which(given))
         if found is None:
@@ -585,10 +662,11 @@ class _Check:
         content = {
             "name": graph.name,
             "nodes": {
-                name: [node.kind, written[name], node.inputs] for name, node in graph.nodes.items()
+                name: [node.kind, written[name], node.inputs, node.on_error]
+                for name, node in graph.nodes.items()
             },
             "processes": {
-                name: [spec.nodes, spec.restart, bool(spec.python)]
+                name: [spec.nodes, spec.restart, bool(spec.python), spec.host]
                 for name, spec in graph.processes.items()
             },
             "clock": [graph.clock, graph.speed],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Any, Literal
 
@@ -10,16 +11,30 @@ from msgspec import Meta
 
 from .clock import Pace
 from .edge import Policy
+from .packing import Compression
 
 MEBIBYTE = 1 << 20
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 ORIGIN = re.compile(rf"{NAME.pattern}\.{NAME.pattern}")
-RESERVED = ("host", "affinity", "priority", "memory_limit", "on_error", "insecure")
+RESERVED = ("affinity", "priority", "memory_limit")
+OnError = Literal["stop", "skip_and_count", "dead_letter"]
+ADDRESS = r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}"
 
 Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 Bytes = Annotated[int, Meta(ge=4096, le=1 << 34)]
 Duration = Annotated[float, Meta(gt=0, le=1e9)]
 _NAMED = Meta(pattern=f"^{NAME.pattern}$")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `name:port` can only be reached from this machine."""
+    name = address.rpartition(":")[0].strip("[]")
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 class RestartSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,6 +65,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drain_seconds: Annotated[
         Duration, Meta(description="seconds that a stopping graph may take to empty its edges")
     ] = 10.0
+    dead_letters: Annotated[
+        Count, Meta(description="packets that a node may leave in `dead_letters/` before it fails")
+    ] = 1000
     start_seconds: Annotated[
         Duration, Meta(description="seconds that all nodes together may take to open")
     ] = 120.0
@@ -81,6 +99,10 @@ class InputFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Meta(description="packets that may be on their way (8 for `block`, 1 for the others)"),
     ] = None
     max_packet: Annotated[Bytes, Meta(description="bytes that one packet may have")] = 16 * MEBIBYTE
+    compress: Annotated[
+        Compression,
+        Meta(description="how payloads are packed on their way to another host (extra `hosts`)"),
+    ] = "none"
 
 
 class NodeFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,6 +114,30 @@ class NodeFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(description="for each input the `node.output` it is fed from, or a mapping with more"),
     ] = {}
     settings: Annotated[dict[str, Any], Meta(description="the settings of this kind")] = {}
+    on_error: Annotated[
+        OnError,
+        Meta(
+            description="what follows when a handler raises: `stop` ends its process; "
+            "`skip_and_count` goes on with the next packet and counts the fault `errors`; "
+            "`dead_letter` keeps the packet and the traceback in `dead_letters/` besides"
+        ),
+    ] = "stop"
+
+
+class HostFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A machine that waits, with `streamflow host`, for its part of a graph."""
+
+    address: Annotated[
+        str,
+        Meta(pattern=f"^{ADDRESS}$", description="where it listens, as `name:port`"),
+    ]
+    key: Annotated[
+        str | None,
+        Meta(
+            description="file with its public key, relative to the graph file; needed unless "
+            "the address is this machine's own or the graph is `insecure`"
+        ),
+    ] = None
 
 
 class ProcessFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,6 +153,10 @@ class ProcessFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     python: Annotated[
         str | None,
         Meta(description="another Python interpreter, relative to the graph file or on the PATH"),
+    ] = None
+    host: Annotated[
+        str | None,
+        Meta(description="name of the host (see `hosts`) where it runs; by default this machine"),
     ] = None
 
 
@@ -124,6 +174,14 @@ class GraphFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         dict[Annotated[str, _NAMED], ProcessFile],
         Meta(description="processes by name; a node that none lists has its own"),
     ] = {}
+    hosts: Annotated[
+        dict[Annotated[str, _NAMED], HostFile],
+        Meta(description="other machines that processes run on, by name"),
+    ] = {}
+    insecure: Annotated[
+        bool,
+        Meta(description="whether edges to other hosts may go without keys and encryption"),
+    ] = False
     clock: Annotated[
         Pace,
         Meta(

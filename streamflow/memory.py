@@ -239,6 +239,12 @@ class Board:
             if self._words[0] == commits:  # a second commit meanwhile would have written here
                 return words
 
+    def load(self, data: bytes) -> None:
+        """Be a copy of the board whose bytes these are: that of a process on another host."""
+        if len(data) != len(self._map):
+            raise TransportError(f"a board of {len(data)} bytes; expected {len(self._map)}")
+        self._map[:] = data
+
     def recover(self) -> None:
         """Take the last committed copy as `live`: the successor of a dead process starts there."""
         at = self._copy(self._words[0])

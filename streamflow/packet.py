@@ -275,7 +275,10 @@ _DATA = PREFIX + bytes([DATA])
 
 
 class Header(msgspec.Struct, frozen=True, gc=False):
-    """What a data message says before its payload. `slot` is -1 for a payload in the frame."""
+    """What a data message says before its payload.
+
+    `slot` is -1 for a payload in the frame, and less for one that is packed there (`packing`).
+    """
 
     sequence: int
     start: int
@@ -310,7 +313,8 @@ def read_header(frame: bytes | memoryview) -> Header:
     except struct.error as error:
         raise PacketError(f"{len(frame)} bytes are too short for a header") from error
     body = HEADER.size + header.meta + (header.nbytes if header.slot == -1 else 0)
-    if len(frame) != body or header.slot < -1 or header.meta > MAXIMUM_META:
+    fits = len(frame) >= body if header.slot < -1 else len(frame) == body
+    if not fits or header.meta > MAXIMUM_META:
         raise PacketError(
             f"a message of {len(frame)} bytes whose header declares {header.meta} + "
             f"{header.nbytes} bytes in slot {header.slot}"

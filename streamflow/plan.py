@@ -1,7 +1,8 @@
 """Graph -> which processes run which nodes, what moves packets on each edge, and how much memory.
 
-Nodes of one process hand packets over by reference; between processes a packet's header travels
-over ZeroMQ while its payload lies in memory that both map.
+Nodes of one process hand packets over by reference; between processes of a host a packet's header
+travels over ZeroMQ while its payload lies in memory that both map; to another host both travel over
+ZeroMQ and tcp.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .errors import Fault, GraphError
 from .graph import EdgeSpec, Graph, ProcessSpec
 from .text import columns, many, size
 
-Transport = Literal["reference", "shared"]
+Transport = Literal["reference", "shared", "tcp"]
 
 
 class EdgePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +83,7 @@ def make_plan(graph: Graph) -> Plan:
         segments=tuple(
             _segment(port, group)
             for port, group in leaving.items()
-            if any(edge.transport == "shared" for edge in group)
+            if any(edge.transport != "reference" for edge in group)
         ),
         unused=tuple(".".join(port) for port, group in leaving.items() if not group),
     )
@@ -120,11 +121,14 @@ def _returns(graph: Graph, process: ProcessSpec) -> list[Fault]:
 
 
 def _edge(graph: Graph, index: int, edge: EdgeSpec) -> EdgePlan:
-    together = graph.nodes[edge.source].process == graph.nodes[edge.node].process
+    source, target = (
+        graph.processes[graph.nodes[name].process] for name in (edge.source, edge.node)
+    )
+    near: Transport = "reference" if source is target else "shared"
     return EdgePlan(
         index=index,
         spec=edge,
-        transport="reference" if together else "shared",
+        transport=near if source.host == target.host else "tcp",
         memory=(edge.capacity + edge.window) * edge.max_packet,
     )
 
@@ -135,7 +139,7 @@ def _segment(port: tuple[str, str], edges: list[EdgePlan]) -> SegmentPlan:
         output=port[1],
         # one more, so that the producer can fill a packet while all the others are held
         slots=sum(_slots(edge.spec) for edge in edges) + 1,
-        slot_bytes=max(edge.spec.max_packet for edge in edges if edge.transport == "shared"),
+        slot_bytes=max(edge.spec.max_packet for edge in edges if edge.transport != "reference"),
         edges=tuple(edge.index for edge in edges),
     )
 
@@ -158,7 +162,8 @@ def _lines(plan: Plan) -> list[str]:
     for process in plan.processes:
         nodes = ", ".join(f"{node} ({graph.nodes[node].kind})" for node in process.nodes)
         python = f"  {process.python}" if process.python else ""
-        rows.append((process.name, nodes, process.restart.when + python))
+        where = f"  on {process.host}" if process.host else ""
+        rows.append((process.name, nodes, process.restart.when + python + where))
     lines += columns(rows)
     if plan.edges:
         rows = [("edge", "transport", "when full", "waiting + window", "memory at most")]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .edge import NEVER, InputOrder
+from .graph_file import OnError
 from .node import Emission, Node
 from .packet import Packet, Payload
 from .transport import InLink, OutLink, Output
@@ -64,7 +65,10 @@ class Feed:
 class Runner:
     """A node and what the loop knows of it. `index` is its place in the process."""
 
-    def __init__(self, index: int, node: Node[Any], kind: str, ports: list[str]) -> None:
+    def __init__(
+        self, index: int, node: Node[Any], kind: str, ports: list[str], on_error: OnError
+    ) -> None:
+        self.on_error = on_error
         self.index, self.node, self.kind, self.ports = index, node, kind, ports
         self.order = InputOrder(len(ports))
         self.alone = len(ports) == 1  # nothing to wait for: packets go as they come

@@ -29,7 +29,9 @@ from .errors import StreamflowError, TransportError
 from .graph import Graph, ProcessSpec
 from .memory import Board, create, read_only, segment_bytes
 from .metrics import VERBS, Layout, balance, reference_edge, shared_edge
+from .network import LATER, Keys, Security, address_towards, is_loopback, new_keys
 from .plan import EdgePlan, SegmentPlan, make_plan
+from .remote import HostLost, Remote, RemoteControl, connect_hosts
 from .transport import RunDirectory, endpoint_path
 
 log = logging.getLogger("streamflow")
@@ -41,6 +43,10 @@ LOOK_S = 0.25
 NOTES = 100  # restarts that the report describes; its counters know all of them
 FORK_SERVER_S = 60.0
 POLL_S = 0.1
+NEAR_POLL_S = 0.02  # with other hosts, whose connections do not always wake the loop
+HOST_S = 10.0  # a host that does not answer at the start
+GREETING_S = 3.0  # an edge between hosts that has not been greeted is made again
+DEFAULT_KEY = Path.home() / ".config" / "streamflow" / "keys" / "me.key_secret"
 MAXIMUM_BACKOFF_S = 30.0
 THREADS = dict.fromkeys(
     ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
@@ -71,7 +77,8 @@ class Process:
         self.phase: Phase = "waiting"
         self.incarnation = 0
         self.pid = 0
-        self.control: Control | None = None
+        self.control: Control | RemoteControl | None = None
+        self.remote: Remote | None = None
         self.child: subprocess.Popen[bytes] | None = None
         self.board_fd = self.vault_fd = -1
         self.board: Board
@@ -96,6 +103,8 @@ class Edge:
         self.producer, self.consumer = producer, consumer
         self.generation = 0
         self.linked = self.greeted = False
+        self.linked_at = 0.0
+        self.security: tuple[Security, Security] | None = None  # of the consumer's end
 
 
 class ForkServer:
@@ -136,7 +145,9 @@ class Supervisor:
         watch: Callable[[Supervisor], None] | None = None,
         every: float = 0.5,
         fork_server: ForkServer | None = None,
+        key: Path | None = None,
     ) -> None:
+        """`key` is our secret key, for hosts that ask for one (by default `DEFAULT_KEY`)."""
         self.graph, self.plan = graph, make_plan(graph)
         self.duration, self._watch, self._every = duration, watch, every
         self.identity = f"{secrets.token_hex(4)}"
@@ -155,8 +166,10 @@ class Supervisor:
         self.edges = {
             edge.spec.name: Edge(edge, home[edge.spec.source], home[edge.spec.node])
             for edge in self.plan.edges
-            if edge.transport == "shared"
+            if edge.transport != "reference"
         }
+        self._key = key or DEFAULT_KEY
+        self.remotes: dict[str, Remote] = {}
         self._home = home
         self._segments: dict[str, tuple[SegmentPlan, int, int]] = {}
         self._connections: dict[int, tuple[Control, Process | None]] = {}
@@ -180,6 +193,7 @@ class Supervisor:
                 self.directory = directory.path
                 self._listen()
                 self._start_fork_server()
+                self._call_hosts()
                 self._create_memory()
                 self._serve()
             except Cut as cut:
@@ -202,8 +216,9 @@ class Supervisor:
     def _serve(self) -> None:
         next_look = next_watch = 0.0
         while any(process.phase != "closed" for process in self.processes.values()):
-            self._wait(POLL_S)
+            self._wait(NEAR_POLL_S if self.remotes else POLL_S)
             now = time.monotonic()
+            self._hear_hosts(now)
             self._obey_signals(now)
             self._start_due(now)
             self._relink()
@@ -220,6 +235,8 @@ class Supervisor:
         server, wakeup = self._server.fileno(), self._wakeup.fileno()
         for fd in (server, wakeup, *self._connections):
             poll.register(fd, select.POLLIN)
+        for remote in self.remotes.values():
+            poll.register(remote.client.fileno(), select.POLLIN)
         for fd, _events in poll.poll(1000 * seconds):
             if fd == server:
                 self._accept()
@@ -275,6 +292,14 @@ class Supervisor:
 
     # --- processes ----------------------------------------------------------------------------
 
+    def _greet_far(self, control: RemoteControl, message: Message) -> bool:
+        """Whether a process on another host is the one that is expected."""
+        process = self.processes[str(message["process"])]
+        if process.phase != "starting":
+            return False
+        process.pid, process.control = message["pid"], control
+        return True
+
     def _hear_fork_server(self, message: Message) -> None:
         if message["op"] == "preloaded":
             self._preloaded = True
@@ -307,7 +332,7 @@ class Supervisor:
             control.close()  # an old instance that comes late
             return None
         process.pid, process.control = message["pid"], control
-        plan, fds = self._worker_plan(process)
+        plan, fds = self._worker_plan(process), self._memory(process)
         control.send("plan", fds, **plan)
         return process
 
@@ -325,6 +350,15 @@ class Supervisor:
             process.phase = "running"
         elif operation == "failed":
             process.failure = message
+        elif operation == "listening":
+            self._join_far(process, message)
+        elif operation == "broken":
+            self._broken(message)
+        elif operation == "refused":
+            self._note(
+                f"edge {message['edge']}: {message['count']} messages of strangers, or of an old "
+                "instance, were refused"
+            )
         elif operation == "closed":
             process.phase, process.results = "closed", message["results"]
             process.cpu_s = process.cpu_before + message["cpu_s"]
@@ -361,6 +395,9 @@ class Supervisor:
         process.phase = "waiting"
         process.restarts += 1
         note = f"{what}; restart {len(process.deaths)} in {delay:.2g} s"
+        self._note(note)
+
+    def _note(self, note: str) -> None:
         if len(self.notes) < NOTES:
             self.notes.append(note)
         log.warning("%s", note)
@@ -393,6 +430,8 @@ class Supervisor:
                 raise Failed(f"the fork server was not ready after {FORK_SERVER_S:g} s")
             return
         for process in self.processes.values():
+            if process.remote is not None and process.remote.phase != "ready":
+                continue
             if process.phase == "waiting" and now >= process.due:
                 process.phase, process.began = "starting", now
                 process.still = 0.0
@@ -404,6 +443,12 @@ class Supervisor:
 
     def _launch(self, process: Process) -> None:
         path = str(self.directory / "control")
+        if process.remote is not None:
+            process.remote.send(
+                "fork", process=process.name, incarnation=process.incarnation,
+                python=process.spec.python,
+            )  # fmt: skip
+            return
         if process.spec.python is None:
             assert self._fork_server is not None  # it said "preloaded"
             self._fork_server.control.send(
@@ -440,6 +485,7 @@ class Supervisor:
         if self._closing:
             return  # whoever is restarted now has handled everything, and only closes again
         ready = ("ready", "running", "finished")
+        self._retry_far()
         for edge in self.edges.values():
             ends = (edge.producer, edge.consumer)
             if edge.linked or any(end.phase not in ready or end.control is None for end in ends):
@@ -447,6 +493,11 @@ class Supervisor:
             for old in self.directory.glob(f"e{edge.plan.index}.{edge.generation}*"):
                 old.unlink(missing_ok=True)  # what a killed producer could not clean up
             edge.generation += 1
+            edge.linked_at = time.monotonic()
+            if edge.plan.transport == "tcp":
+                self._link_far(edge)
+                edge.linked = True
+                continue
             path = endpoint_path(self.directory, f"e{edge.plan.index}.{edge.generation}")
             for end in ends:
                 if end.control is not None:
@@ -557,7 +608,9 @@ class Supervisor:
     def _kill(process: Process, why: str) -> None:
         """End a process that cannot be worked with; its restart policy says what follows."""
         process.failure = {"error": why, "traceback": ""}
-        if process.pid:
+        if process.remote is not None:
+            process.remote.send("kill", process=process.name)
+        elif process.pid:
             with contextlib.suppress(ProcessLookupError):  # it died meanwhile
                 os.kill(process.pid, signal.SIGKILL)
 
@@ -575,9 +628,12 @@ class Supervisor:
         if not -len(VERBS) <= port < len(inputs):
             return None
         verb = f"on_{inputs[port].input}" if port >= 0 else VERBS[-1 - port]
-        return f"node {name!r} ({verb})", (time.monotonic_ns() - since) / 1e9
+        ahead = process.remote.ahead_ns if process.remote is not None else 0
+        return f"node {name!r} ({verb})", (time.monotonic_ns() + ahead - since) / 1e9
 
     def _sample(self, process: Process) -> None:
+        if process.remote is not None:
+            return  # its host says what it uses
         with contextlib.suppress(OSError, ValueError, IndexError):
             fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
             ticks = os.sysconf("SC_CLK_TCK")
@@ -707,11 +763,14 @@ class Supervisor:
             layout = process.layout
             size = Board.size(layout.words, len(layout.histograms))
             process.board_fd = create(f"board:{process.name}", size)
-            process.vault_fd = create(f"vault:{process.name}", VAULT_BYTES)
+            if process.remote is None:
+                process.vault_fd = create(f"vault:{process.name}", VAULT_BYTES)
             process.board = Board(
                 process.board_fd, layout.words, histograms=len(layout.histograms), writable=True
             )
         for segment in self.plan.segments:
+            if self._home[segment.node].remote is not None:
+                continue  # the memory is where its producer is
             name = f"{segment.node}.{segment.output}"
             fd = create(name, segment_bytes(segment.slots, segment.slot_bytes))
             self._segments[name] = (segment, fd, read_only(fd))
@@ -724,6 +783,8 @@ class Supervisor:
                 self._finals[process.name] = process.board.read()
         if self._fork_server is not None:
             self._fork_server.stop()
+        for remote in self.remotes.values():
+            remote.close()
         for process in self.processes.values():
             if process.child is not None:
                 process.child.kill()
@@ -769,23 +830,41 @@ class Supervisor:
             by_index[index].spec.name
             for segment in outputs
             for index in segment.edges
-            if by_index[index].transport == "shared"
+            if by_index[index].transport != "reference"
         ]
         return Layout(
             list(spec.nodes), [e.spec.name for e in ins], outs, [e.spec.name for e in inside],
             [f"{segment.node}.{segment.output}" for segment in outputs],
         )  # fmt: skip
 
-    def _worker_plan(self, process: Process) -> tuple[Message, list[int]]:
-        """Everything a worker needs, and the descriptors of its memory."""
+    def _memory(self, process: Process) -> list[int]:
+        """The descriptors of a worker's memory, in the order in which it takes them."""
+        ins, _outs, _inside = self._mine(process.spec)
+        fds = [process.board_fd, process.vault_fd]
+        fds += [self._segments[_port_of(s)][1] for s in self._outputs(process.spec)]
+        near = [edge for edge in ins if edge.transport == "shared"]
+        return fds + [self._segments[f"{e.spec.source}.{e.spec.output}"][2] for e in near]
+
+    def _far_memory(self, process: Process) -> list[tuple[str, int, bool]]:
+        """The same on another host: names, bytes, and whether the worker writes to it."""
+        ins, _outs, _inside = self._mine(process.spec)
+        layout = process.layout
+        board = Board.size(layout.words, len(layout.histograms))
+        found = [(f"board:{process.name}", board, True)]
+        found.append((f"vault:{process.name}", VAULT_BYTES, True))
+        sizes = {_port_of(s): segment_bytes(s.slots, s.slot_bytes) for s in self.plan.segments}
+        found += [(_port_of(s), sizes[_port_of(s)], True) for s in self._outputs(process.spec)]
+        near = [f"{e.spec.source}.{e.spec.output}" for e in ins if e.transport == "shared"]
+        return found + [(name, sizes[name], False) for name in near]
+
+    def _worker_plan(self, process: Process) -> Message:
+        """Everything a worker needs but its memory."""
         graph, spec = self.graph, process.spec
         ins, _outs, inside = self._mine(spec)
         outputs = self._outputs(spec)
         by_index = {edge.index: edge for edge in self.plan.edges}
-        fds = [process.board_fd, process.vault_fd]
-        fds += [self._segments[f"{s.node}.{s.output}"][1] for s in outputs]
-        fds += [self._segments[f"{e.spec.source}.{e.spec.output}"][2] for e in ins]
-        plan: Message = {
+        return {
+            "graph": graph.name,
             "process": spec.name,
             "directory": str(self.directory),
             "incarnation": process.incarnation,
@@ -799,6 +878,7 @@ class Supervisor:
                     "kind": graph.nodes[name].kind,
                     "settings": graph.nodes[name].settings,
                     "inputs": [edge.input for edge in graph.nodes[name].inputs],
+                    "on_error": graph.nodes[name].on_error,
                 }
                 for name in spec.nodes
             ],
@@ -813,9 +893,12 @@ class Supervisor:
                             "policy": by_index[index].spec.when_full,
                             "capacity": by_index[index].spec.capacity,
                             "window": by_index[index].spec.window,
+                            "far": by_index[index].spec.compress
+                            if by_index[index].transport == "tcp"
+                            else None,
                         }
                         for index in segment.edges
-                        if by_index[index].transport == "shared"
+                        if by_index[index].transport != "reference"
                     ],
                 }
                 for segment in outputs
@@ -832,10 +915,10 @@ class Supervisor:
                 for edge in inside
             ],
         }
-        return plan, fds
 
     def _in_plan(self, edge: EdgePlan) -> Message:
-        segment, _fd, _reader = self._segments[f"{edge.spec.source}.{edge.spec.output}"]
+        port = f"{edge.spec.source}.{edge.spec.output}"
+        segment = next(s for s in self.plan.segments if _port_of(s) == port)
         return {
             "edge": edge.spec.name,
             "node": edge.spec.node,
@@ -843,7 +926,125 @@ class Supervisor:
             "window": edge.spec.window,
             "slots": segment.slots,
             "slot_size": segment.slot_bytes,
+            "far": edge.transport == "tcp",
+            "lossless": edge.spec.when_full == "block",
         }
+
+    # --- other hosts --------------------------------------------------------------------------
+
+    def _call_hosts(self) -> None:
+        self.remotes = connect_hosts(self.graph, self.identity, self._key)
+        for process in self.processes.values():
+            if process.spec.host is not None:
+                process.remote = self.remotes[process.spec.host]
+
+    def _hear_hosts(self, now: float) -> None:
+        for remote in self.remotes.values():
+            try:
+                for message in remote.receive(now):
+                    self._hear_host(remote, message)
+                remote.keep_up(now)
+            except HostLost as lost:
+                self._lost(remote, str(lost))
+            if not remote.joined_once and now - self.began > HOST_S:
+                raise Failed(
+                    f"host {remote.name!r} did not answer at {remote.spec.address} within "
+                    f"{HOST_S:g} s: {remote.client.trouble}; expected `streamflow host` there"
+                )
+
+    def _hear_host(self, remote: Remote, message: Message) -> None:
+        operation = message["op"]
+        if operation == "boards":
+            for name, (data, cpu_s, rss) in message["boards"].items():
+                process = self.processes[name]
+                process.board.load(data)
+                if cpu_s:  # else it has gone already
+                    process.cpu_s = process.cpu_before + cpu_s
+                process.rss_peak_mib = max(process.rss_peak_mib, rss)
+            return
+        process = self.processes[message["process"]]
+        if process.remote is not remote or message["incarnation"] != process.incarnation:
+            return
+        if operation == "from":
+            if message["message"]["op"] == "hello":
+                control = RemoteControl(remote, process.name)
+                if self._greet_far(control, message["message"]):
+                    plan = self._worker_plan(process)
+                    control.send("plan", memory=self._far_memory(process), **plan)
+            else:
+                self._hear_process(process, message["message"])
+        elif operation == "exited":
+            self._exited(process, message["code"])
+
+    def _lost(self, remote: Remote, why: str) -> None:
+        """A host is gone, and every process on it; their memory waits there."""
+        log.warning("%s", why)
+        for process in self.processes.values():
+            if process.remote is remote and process.phase not in ("closed", "waiting"):
+                process.failure = {"error": f"{why} (process {process.name!r})", "traceback": ""}
+                self._exited(process, -signal.SIGKILL)
+
+    def _place(self, process: Process, towards: Process) -> str:
+        """The address that the edges of a process listen at, as `towards` reaches it."""
+        if process.remote is not None:
+            return address_of(process.remote.spec.address)
+        assert towards.remote is not None
+        return address_towards(towards.remote.spec.address)
+
+    def _link_far(self, edge: Edge) -> None:
+        """Have the producer listen; when it says where, the consumer is told."""
+        where = self._place(edge.producer, edge.consumer)
+        token = b"e" + secrets.token_bytes(15)  # an identity must not begin with a zero
+        ours: Keys | None = None
+        theirs: Keys | None = None
+        if not self.graph.insecure and not is_loopback(f"{where}:0"):
+            ours, theirs = new_keys(), new_keys()  # for this connection alone
+        listener = Security(token, ours, theirs.public if theirs else b"")
+        edge.security = (listener, Security(token, theirs, ours.public if ours else b""))
+        self._tell(edge, edge.producer, listener, where=where)
+
+    def _tell(self, edge: Edge, end: Process, security: Security, **words: Any) -> None:
+        if end.control is not None:
+            end.control.send(
+                "link", edge=edge.name, generation=edge.generation, token=security.token,
+                keys=security.mine, peer=security.peer,
+                maximum=edge.plan.spec.max_packet + LATER, **words,
+            )  # fmt: skip
+
+    def _join_far(self, producer: Process, message: Message) -> None:
+        edge = self.edges[message["edge"]]
+        if edge.producer is producer and edge.linked and message["generation"] == edge.generation:
+            assert edge.security is not None
+            self._tell(
+                edge, edge.consumer, edge.security[1], address=message["address"],
+                ahead=self._ahead(edge),
+            )  # fmt: skip
+
+    @staticmethod
+    def _ahead(edge: Edge) -> int:
+        """How far the consumer's clock is ahead of the producer's, ns."""
+        consumer, producer = edge.consumer.remote, edge.producer.remote
+        return (consumer.ahead_ns if consumer else 0) - (producer.ahead_ns if producer else 0)
+
+    def _broken(self, message: Message) -> None:
+        """The connection of an edge broke: both of its ends live, and get another."""
+        edge = self.edges[message["edge"]]
+        if edge.linked and message["generation"] == edge.generation:
+            self._note(f"edge {edge.name}: its connection broke and is made again")
+            if edge.producer.control is not None:
+                edge.producer.control.send("unlink", edge=edge.name)
+            edge.linked = edge.greeted = False
+
+    def _retry_far(self) -> None:
+        now = time.monotonic()
+        for edge in self.edges.values():
+            if edge.plan.transport != "tcp" or not edge.linked:
+                continue
+            if not edge.greeted and now - edge.linked_at > GREETING_S:
+                for end in (edge.producer, edge.consumer):
+                    if end.control is not None:
+                        end.control.send("unlink", edge=edge.name)
+                edge.linked = False
 
     # --- what is told -------------------------------------------------------------------------
 
@@ -862,7 +1063,7 @@ class Supervisor:
         for edge in self.plan.edges:
             name, spec = edge.spec.name, edge.spec
             head: dict[str, Any] = {"transport": edge.transport, "policy": spec.when_full}
-            if edge.transport == "shared":
+            if edge.transport != "reference":
                 counts = self._edge_counts(name)
             else:
                 process = self._home[spec.node]
@@ -938,12 +1139,26 @@ class Supervisor:
                 }
                 for process in self.processes.values()
             },
+            "hosts": {name: remote.report() for name, remote in self.remotes.items()},
             "edges": edges,
             "unbalanced": unbalanced,
             "latency_us": self.latency_report() if made else {},
             "results": results,
             "notes": self.notes,
         }
+
+
+def _port_of(segment: SegmentPlan) -> str:
+    return f"{segment.node}.{segment.output}"
+
+
+def address_of(address: str) -> str:
+    """The numeric address of `name:port`."""
+    name = address.rpartition(":")[0].strip("[]")
+    try:
+        return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise TransportError(f"host {name!r} has no address: {error}") from error
 
 
 def versions() -> dict[str, str]:

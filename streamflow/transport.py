@@ -50,6 +50,7 @@ from .packet import (
     payload_bytes,
     read_header,
 )
+from .packing import Codec, Compression, codec, unpack
 
 SELDOM_S = 0.1  # how often a consumer that does not heed it is told of mere stream time
 MAXIMUM_FRAME = 8 << 20  # bytes; larger frames close the connection (a hostile or broken peer)
@@ -145,6 +146,11 @@ class Context:
         """A new channel."""
         return Channel(self._context.socket(zmq.DEALER))
 
+    @property
+    def raw(self) -> zmq.Context[zmq.Socket[bytes]]:
+        """ZeroMQ's own context, for what crosses hosts."""
+        return self._context
+
     def close(self) -> None:
         """Close everything at once."""
         self._context.destroy(linger=0)
@@ -229,13 +235,13 @@ class Poll:
         self._watched: list[tuple[Any, int]] = []
         self._keys: dict[Any, Any] = {}
 
-    def add(self, what: Channel | int, key: Any) -> None:
-        """Watch a channel or a descriptor; `key` comes back when it is readable."""
+    def add(self, what: Channel | zmq.Socket[bytes] | int, key: Any) -> None:
+        """Watch a channel, a monitor or a descriptor; `key` comes back when it is readable."""
         where = what.socket if isinstance(what, Channel) else what
         self._watched.append((where, _READABLE))
         self._keys[where] = key
 
-    def remove(self, what: Channel | int) -> None:
+    def remove(self, what: Channel | zmq.Socket[bytes] | int) -> None:
         """Stop watching."""
         where = what.socket if isinstance(what, Channel) else what
         self._watched.remove((where, _READABLE))
@@ -304,8 +310,12 @@ class Entry(msgspec.Struct, gc=False):
 class OutLink:
     """One edge at its producer: a `Sender` and the connection it speaks through."""
 
-    def __init__(self, policy: Policy, capacity: int, window: int) -> None:
+    def __init__(
+        self, policy: Policy, capacity: int, window: int, far: Compression | None = None
+    ) -> None:
         self.bit = 0  # in the slots' holder masks; the output says
+        self.far = far is not None  # the consumer is on another host: payloads go along
+        self.codec = codec(far) if far is not None and far != "none" else None
         self.sender = Sender(policy, capacity, window)
         self.channel: Channel | None = None
         self.ending = self.ended = self.end_sent = False
@@ -336,7 +346,7 @@ class OutLink:
         if channel is None or not sender.connected:
             return
         while (sequence := sender.take()) is not None:
-            if not self.transmit(output.entries[sequence]):
+            if not self.transmit(output, output.entries[sequence]):
                 return
         if sender.waiting or sender.again:
             return
@@ -356,10 +366,11 @@ class OutLink:
             self._tick_out = channel.send(_MARK[TICK] + _TICK.pack(self.watermark, 0, 0))
             self._ticked = self.watermark
 
-    def transmit(self, entry: Entry) -> bool:
+    def transmit(self, output: Output, entry: Entry) -> bool:
         """Send a packet that was taken; False when the consumer is gone."""
         channel = self.channel
-        if channel is None or not channel.send(entry.frame):
+        frame = output.whole(entry, self.codec) if self.far else entry.frame
+        if channel is None or not channel.send(frame):
             self.sender.disconnect()  # the supervisor will tell of the death behind it
             return False
         mark = entry.watermark
@@ -514,6 +525,24 @@ class Output:
         """Whether there is a packet that was not published yet."""
         return bool(self._staged)
 
+    def whole(self, entry: Entry, codec: Codec | None) -> bytes:
+        """A packet's message with its payload in it, for a consumer that cannot see our memory."""
+        header = read_header(entry.frame)
+        body = HEADER.size + header.meta
+        if header.slot < 0:
+            raw = entry.frame[body:]
+        else:
+            raw = self.segment.payload(header.slot, header.nbytes).tobytes()
+        if codec is not None:
+            packed = codec.pack(raw)
+            if len(packed) < len(raw):
+                header = msgspec.structs.replace(header, slot=codec.slot)
+                return data_frame(header, entry.frame[HEADER.size : body], packed)
+        if header.slot < 0:
+            return entry.frame
+        header = msgspec.structs.replace(header, slot=-1)
+        return data_frame(header, entry.frame[HEADER.size : body], raw)
+
     def room(self) -> bool:
         """Whether a packet may be staged: each lossless edge has room, and a slot is free."""
         staged = len(self._staged)
@@ -621,7 +650,7 @@ class Output:
             if entry.watermark > link.watermark:
                 link.watermark = entry.watermark
             if link.channel is not None and link.sender.pass_on(sequence, entry.items):
-                link.transmit(entry)
+                link.transmit(self, entry)
                 continue
             dropped = link.sender.offer(sequence, entry.items)
             if dropped:
@@ -670,17 +699,31 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     frame: bytes
 
 
+class Gap(Exception):
+    """A packet is missing: the connection must be made again, and what is missing sent again."""
+
+
 class InLink:
     """One edge at its consumer: a `Receiver`, its connection, and the producer's memory."""
 
     def __init__(
-        self, payload: type[Payload], window: int, segment: Segment, *, heeds_time: bool = True
+        self,
+        payload: type[Payload],
+        window: int,
+        segment: Segment | None,
+        *,
+        heeds_time: bool = True,
+        lossless: bool = True,
     ) -> None:
-        """`heeds_time` is whether the consumer does something when stream time has advanced without
+        """`segment` is the producer's memory, None when the producer is on another host.
+
+        `heeds_time` is whether the consumer does something when stream time has advanced without
         a packet; others are told now and then.
-        """  # fmt: skip
+        """
         self.payload, self.window, self.segment = payload, window, segment
         self.heeds_time = heeds_time
+        self.lossless, self._first = lossless, True
+        self.ahead = 0  # ns that our clock is ahead of the producer's
         self.receiver = Receiver()
         self.channel: Channel | None = None
         self._released: deque[int] = deque()  # filled by finalisers, which may run anywhere
@@ -693,7 +736,7 @@ class InLink:
 
     def attach(self, channel: Channel) -> None:
         """A new connection was made: say where this end stands."""
-        self.channel = channel
+        self.channel, self._first = channel, True
         receiver = self.receiver
         self._collect()
         self._credits.clear()  # the greeting says it all
@@ -726,6 +769,13 @@ class InLink:
             kind = DATA if frame[:4] == _PACKET else kind_of(frame)
             if kind == DATA:
                 header = read_header(frame)
+                if self.segment is None:
+                    if self._is_gap(header.sequence):
+                        raise Gap
+                    if header.captured and self.ahead:
+                        header = msgspec.structs.replace(
+                            header, captured=header.captured + self.ahead
+                        )
                 if receiver.accept(header.sequence):
                     yield Arrival(header, frame)
                 elif header.sequence not in receiver.unfinished:
@@ -743,6 +793,14 @@ class InLink:
                 return  # the producer's death was told while the packet was handled
             frame = channel.receive() if channel.more else None
 
+    def _is_gap(self, sequence: int) -> bool:
+        """Whether something is missing before this packet: a connection that broke unseen.
+
+        What comes first over a connection is what the greeting asked for.
+        """
+        first, self._first = self._first, False
+        return self.lossless and not first and sequence > self.receiver.received_through + 1
+
     def packet(self, arrival: Arrival) -> Packet[Any]:
         """The packet to hand to the node: a view of shared memory.
 
@@ -750,8 +808,14 @@ class InLink:
         what it was given cannot stall itself.
         """
         header = arrival.header
-        if header.slot < 0:
+        if header.slot == -1:
             return packet_of(header, arrival.frame, self.payload)
+        if header.slot < -1:
+            data = arrival.frame[HEADER.size + header.meta :]
+            raw = unpack(header.slot, data, header.nbytes)
+            return packet_of(header, arrival.frame, self.payload, raw)
+        if self.segment is None:
+            raise PacketError(f"a payload in slot {header.slot} of a memory that is not here")
         self._collect()
         copy = len(self._viewed) >= self.window // 2
         if copy:

@@ -30,15 +30,17 @@ from . import __version__
 from .clock import Clock
 from .compilation import no_compilation
 from .control import PROTOCOL, Control, Message
+from .dead_letters import keep
 from .edge import ENDED, NEVER
 from .errors import NodeError, StreamflowError
 from .kinds import node_class
 from .memory import Board, Segment, Vault, decode_state, encode_state
 from .metrics import FAULTS, NODE, VERBS, Layout
+from .network import Gate, Joiner, Keys, Listener, Security
 from .node import Emission, check_emission
 from .packet import Packet, decode, encode
 from .runner import Feed, Local, Route, Runner, Source
-from .transport import Context, InLink, OutLink, Output, Poll
+from .transport import Channel, Context, Gap, InLink, OutLink, Output, Poll
 
 IDLE_MS = 200  # the loop wakes at least this often, to show that it lives
 REFRESH_S = 0.02  # how old the counters on the board may get where no commit is due
@@ -46,6 +48,7 @@ SNAPSHOT_SHARE = 20  # snapshots take at most 1/20 of the time
 BATCH = 16  # packets of a node or an edge before the loop looks at the others
 CREDIT_S = 0.02  # how late less than half a window of credits may leave a process that sleeps
 TICK_S = 0.001  # how late a mere tick of stream time may leave a process that has packets to handle
+ERRORS = "errors"  # the fault of a node that goes on after its handler raised
 BACKWARD = "time_backward"  # the fault of a device whose clock began again with its process
 
 
@@ -91,6 +94,7 @@ class Worker:
         self._told_backward = False
         self._inside = (0, 0)  # the node that is busy (1 for the first) and its port; none: 0
         self._generation: dict[str, int] = {}  # of each edge's connection
+        self._gate: Gate | None = None
 
     # --- building -----------------------------------------------------------------------------
 
@@ -101,8 +105,9 @@ class Worker:
         self._make_nodes()
         for index, words in enumerate(plan["outputs"]):
             self._make_output(words, fds[index])
-        for index, words in enumerate(plan["ins"], len(plan["outputs"])):
-            self._make_in_link(words, fds[index])
+        memories = iter(fds[len(plan["outputs"]) :])
+        for words in plan["ins"]:
+            self._make_in_link(words, None if words["far"] else next(memories))
         for words in plan["locals"]:
             self._make_local(words)
         self.layout = Layout(
@@ -139,7 +144,9 @@ class Worker:
             except Exception as error:
                 raise NodeError(name, f"could not be made: {error}", kind=kind) from error
             node.clock = self.clock
-            runner = Runner(len(self.runners), node, kind, words["inputs"])
+            runner = Runner(len(self.runners), node, kind, words["inputs"], words["on_error"])
+            if runner.on_error != "stop":
+                node.fault_counts.setdefault(ERRORS, 0)
             for port, declared in type(node).outputs.items():
                 route = Route(runner, port, declared.payload)
                 runner.routes[port] = self._routes[route.name] = route
@@ -155,7 +162,10 @@ class Worker:
         segment = Segment(fd, words["slots"], words["slot_size"], writable=True)
         links = []
         for link_words in words["links"]:
-            link = OutLink(link_words["policy"], link_words["capacity"], link_words["window"])
+            link = OutLink(
+                link_words["policy"], link_words["capacity"], link_words["window"],
+                link_words["far"],
+            )  # fmt: skip
             links.append(link)
             self._blocked[link_words["edge"]] = 0
         output = Output(segment, links, self.inline_bytes, recoverable=self.keeps)
@@ -165,13 +175,17 @@ class Worker:
         route = self._routes[words["name"]]
         route.output, route.links = output, links
 
-    def _make_in_link(self, words: Message, fd: int) -> None:
-        segment = Segment(fd, words["slots"], words["slot_size"], writable=False)
+    def _make_in_link(self, words: Message, fd: int | None) -> None:
+        segment = None
+        if fd is not None:
+            segment = Segment(fd, words["slots"], words["slot_size"], writable=False)
         runner = self.by_name[words["node"]]
         payload = type(runner.node).inputs[words["port"]].payload
         node_type = type(runner.node)
         heeds = bool(node_type.outputs) or len(runner.ports) > 1 or runner.advances
-        link = InLink(payload, words["window"], segment, heeds_time=heeds)
+        link = InLink(
+            payload, words["window"], segment, heeds_time=heeds, lossless=words["lossless"]
+        )
         self.in_links[words["edge"]] = link
         port = runner.ports.index(words["port"])
         self.feeds[words["edge"]] = Feed(words["edge"], link, runner, port)
@@ -399,19 +413,22 @@ class Worker:
         """Take in what has arrived: all of it, or, where packets are handled at once, so many."""
         link, runner, port = feed.link, feed.runner, feed.port
         order = runner.order
-        for arrival in link.receive():
-            if isinstance(arrival, int):
-                order.advance(port, arrival)
-                continue
-            header = arrival.header
-            link.bytes += header.nbytes
-            order.push(port, header.start, (feed, arrival))
-            order.advance(port, header.watermark)
-            if at_once:
-                at_once -= 1
-                self._work_node(runner, 1)
-                if not at_once:
-                    break  # others have waited; what is left is seen again
+        try:
+            for arrival in link.receive():
+                if isinstance(arrival, int):
+                    order.advance(port, arrival)
+                    continue
+                header = arrival.header
+                link.bytes += header.nbytes
+                order.push(port, header.start, (feed, arrival))
+                order.advance(port, header.watermark)
+                if at_once:
+                    at_once -= 1
+                    self._work_node(runner, 1)
+                    if not at_once:
+                        break  # others have waited; what is left is seen again
+        except Gap:
+            self._break(feed.name)
         if link.receiver.ended:
             order.end(port)
 
@@ -562,6 +579,7 @@ class Worker:
         runner.packets_in += 1
         runner.items_in += items
         start, stop = packet.start, packet.stop
+        kept = packet if runner.on_error == "dead_letter" else None
         outer = self._inside
         self._inside = (runner.index + 1, port)
         self._busy(runner.index + 1, port, now)
@@ -572,15 +590,48 @@ class Worker:
                 for emission in emissions:
                     self._emit(runner, emission)
         except Exception as error:
-            if isinstance(error, NodeError) and error.span:
+            if isinstance(error, NodeError) and error.span and error.node != runner.node.name:
+                raise  # of a node behind this one
+            if runner.on_error != "stop":
+                self._skip(runner, port, kept, error)
+            elif isinstance(error, NodeError) and error.span:
                 raise
-            what = f"on_{runner.ports[port]}"
-            raise self._node_error(runner, what, error, (start, stop)) from error
+            else:
+                what = f"on_{runner.ports[port]}"
+                raise self._node_error(runner, what, error, (start, stop)) from error
         self._inside = outer
         if outer[0]:
             self._busy(outer[0], outer[1], time.monotonic_ns())
         else:
             self._busy(0, 0, 0)
+
+    def _skip(
+        self, runner: Runner, port: int, packet: Packet[Any] | None, error: Exception
+    ) -> None:
+        """Go on after a handler raised: count it, and keep the packet if that is asked for.
+
+        What the handler had emitted before stays; what it had changed in the node, too.
+        """
+        node, input_ = runner.node, runner.ports[port]
+        node.fault_counts[ERRORS] += 1
+        times = node.fault_counts[ERRORS]
+        where = "counted"
+        if packet is not None:
+            if times > self.plan["limits"]["dead_letters"]:
+                raise NodeError(
+                    node.name, f"{times} dead letters (limits: dead_letters)", kind=runner.kind,
+                    span=f"on_{input_}",
+                ) from error  # fmt: skip
+            path = keep(
+                self.plan["graph"], node.name, runner.kind, input_, runner.packets_in, packet,
+                _say(error), "".join(traceback.format_exception(error)),
+            )  # fmt: skip
+            where = f"kept in {path}"
+        if times in (1, 10, 100) or times % 1000 == 0:
+            node.log.warning(
+                "node %r (%s): on_%s: %s; the packet is left out and %s (error number %d)",
+                node.name, runner.kind, input_, _say(error), where, times,
+            )  # fmt: skip
 
     def _enter(self, index: int, port: int) -> tuple[int, int]:
         """Say on the board what is busy; returns what was, where one node runs inside another."""
@@ -927,8 +978,9 @@ class Worker:
         for message in self.control.receive():
             operation = message["op"]
             if operation == "link":
-                self._generation[message["edge"]] = message["generation"]
-                self._link(message["edge"], message["path"])
+                self._link(message)
+            elif operation == "ahead":
+                self.in_links[message["edge"]].ahead = message["ahead"]
             elif operation == "unlink":
                 self._unlink(message["edge"])
             elif operation == "start":
@@ -951,29 +1003,82 @@ class Worker:
                 sys.setswitchinterval(0.0005)
                 source.start()
 
-    def _link(self, edge: str, path: str) -> None:
-        context = self.context
-        assert context is not None
-        channel = context.channel()
+    def _link(self, message: Message) -> None:
+        edge = message["edge"]
+        self._generation[edge] = message["generation"]
+        assert self.context is not None
         if edge in self.out_links:
-            link, _output = self.out_links[edge]
-            channel.bind(Path(path))
-            link.attach(channel)
+            channel = self._listen(message)
+            self.out_links[edge][0].attach(channel)
             self.poll.add(channel, (self._heard_from, edge))
         else:
-            channel.connect(Path(path))
+            channel = self._join(message)
             self.in_links[edge].attach(channel)
             self.poll.add(channel, (self._arrived, self.feeds[edge]))
+
+    def _listen(self, message: Message) -> Channel:
+        assert self.context is not None
+        if "path" in message:
+            channel = self.context.channel()
+            channel.bind(Path(message["path"]))
+            return channel
+        security, domain = _security(message), f"{message['edge']} {message['generation']}"
+        if security.mine is not None:
+            if self._gate is None:
+                self._gate = Gate(self.context.raw)
+            self._gate.allow(domain, [security.peer])
+        listener = Listener(
+            self.context.raw, message["where"], message["maximum"], security, domain
+        )
+        self.control.send(
+            "listening", edge=message["edge"], generation=message["generation"],
+            address=listener.address,
+        )  # fmt: skip
+        return listener
+
+    def _join(self, message: Message) -> Channel:
+        assert self.context is not None
+        if "path" in message:
+            channel = self.context.channel()
+            channel.connect(Path(message["path"]))
+            return channel
+        self.in_links[message["edge"]].ahead = message["ahead"]
+        joiner = Joiner(
+            self.context.raw, message["address"], message["maximum"], _security(message)
+        )
+        self.poll.add(joiner.monitor, (self._say_lost, message["edge"]))
+        return joiner
+
+    def _say_lost(self, edge: str) -> None:
+        channel = self.in_links[edge].channel
+        if isinstance(channel, Joiner) and channel.is_lost():
+            self._break(edge)
+
+    def _break(self, edge: str) -> None:
+        """The connection of an edge is not what it was: the supervisor makes a new one."""
+        self.control.send("broken", edge=edge, generation=self._generation[edge])
+        self._unlink(edge)
 
     def _unlink(self, edge: str) -> None:
         self._heard.discard(edge)
         link = self.out_links[edge][0] if edge in self.out_links else self.in_links[edge]
         if link.channel is not None:
-            if edge in self.in_links:
+            if edge in self.in_links and not isinstance(link.channel, Joiner):
                 self._take_in(self.feeds[edge], 0)  # what had arrived is ours already
             self.poll.remove(link.channel)
+            if isinstance(link.channel, Joiner):
+                self.poll.remove(link.channel.monitor)
+            self._tell_refused(edge)
         link.detach()
         self._finished_said = False
+
+    def _tell_refused(self, edge: str) -> None:
+        """Say how many messages of strangers an edge to another host was sent."""
+        if edge in self.out_links:
+            channel = self.out_links[edge][0].channel
+            if isinstance(channel, Listener) and channel.refused:
+                self.control.send("refused", edge=edge, count=channel.refused)
+                channel.refused = 0
 
     def _say_finished(self) -> None:
         """Tell the supervisor, once, when every node here has ended and every edge has closed."""
@@ -991,6 +1096,8 @@ class Worker:
 
     def _close(self) -> None:
         """Everything is done: results, then close the nodes, then say goodbye."""
+        for edge in self.out_links:
+            self._tell_refused(edge)
         results: dict[str, Any] = {}
         for runner in self.runners:
             with self._running(runner, "results"):
@@ -1041,6 +1148,12 @@ class Stopped(BaseException):
 def _verb(verb: str) -> int:
     """What the board's PORT says of a verb that is not a handler."""
     return -1 - VERBS.index(verb)
+
+
+def _security(message: Message) -> Security:
+    """What a link message says of how its two ends know each other."""
+    mine = message["keys"]
+    return Security(message["token"], Keys(*mine) if mine else None, message["peer"])
 
 
 def _say(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
               help="Drain and end after this long.")  # fmt: skip
 @click.option("--report", type=click.Path(dir_okay=False), metavar="FILE.json",
               help="Write the run report.")  # fmt: skip
+@click.option("--key", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.key_secret",
+              help="Our secret key, for graphs with other hosts.")  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True,
               help="One JSON object a second; the last one is the report.")  # fmt: skip
@@ -35,6 +38,7 @@ def command(
     clock: str | None,
     duration: float | None,
     report: str | None,
+    key: Path | None,
     quiet: bool,
     as_json: bool,
 ) -> int:
@@ -59,6 +63,7 @@ def command(
             watch=screen.show,
             every=screen.every,
             fork_server=fork_server,
+            key=key,
         )
         with screen:
             result = supervisor.run()

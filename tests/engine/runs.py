@@ -22,7 +22,15 @@ LIMIT = 60.0  # generous: how long anything that must come may take
 class Run:
     """One `streamflow run`, and what it leaves."""
 
-    def __init__(self, folder: Path, text: str, *options: str, env: dict[str, str] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        text: str,
+        *options: str,
+        env: dict[str, str] | None = None,
+        inside: list[str] | None = None,
+    ) -> None:
+        """`inside` is a command that runs the rest of its line, in a network namespace say."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "graph.yaml").write_text(text)
@@ -34,7 +42,8 @@ class Run:
             **os.environ, "PYTHONPATH": str(TESTKINDS), "XDG_RUNTIME_DIR": str(self.runtime),
             **(env or {}),
         }  # fmt: skip
-        command = [sys.executable, "-m", "streamflow.cli", "run", "graph.yaml", "--json"]
+        command = [*(inside or []), sys.executable, "-m", "streamflow.cli", "run", "graph.yaml"]
+        command += ["--json"]
         command += ["--report", "report.json", *options]
         with (folder / "out.txt").open("w") as out, (folder / "err.txt").open("w") as err:
             self.process = subprocess.Popen(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from streamflow.errors import GraphError
 from streamflow.graph import Graph, kinds, load, node_class, shipped
 from streamflow.node import kind_of
+from streamflow.plan import make_plan
 
 THIRDPARTY = Path(__file__).parent / "thirdparty"
 ROOT = Path(__file__).resolve().parents[2]
@@ -327,7 +328,6 @@ MESSAGES = {
     "null nodes": ("nodes:\n", "g.yaml:1: the graph has no nodes; expected at least one under 'nodes'"),
     "nodes is a list": ("nodes: [a]\n", "g.yaml:1: 'nodes' is ['a']; expected a mapping"),
     "unknown key": (A + "procesess: {}\n", "g.yaml:3: unknown key 'procesess'; expected: nodes, name, processes, clock, speed, limits; did you mean 'processes'?"),
-    "reserved on the graph": (A + "insecure: true\n", "g.yaml:3: 'insecure' is reserved for later work and does nothing yet; remove it"),
     "reserved on a node": ("nodes:\n  a: {kind: ramp, on_error: skip}\n", "g.yaml:2: node 'a': 'on_error' is reserved for later work and does nothing yet; remove it"),
     "graph name": ("name: Flow cytometry\n" + A, "g.yaml:1: 'name' is 'Flow cytometry'; expected name or null"),
     "clock": (A + "clock: fats\n", "g.yaml:3: 'clock' is 'fats'; expected one of: fast, paced, realtime; did you mean 'fast'?"),
@@ -381,7 +381,7 @@ MESSAGES = {
     "node in two processes": (A + "processes:\n  hot: {nodes: [a]}\n  cold: {nodes: [a]}\n", "g.yaml:5: process 'cold': node 'a' is in process 'hot' too; a node has one process"),
     "node twice in a process": (A + "processes:\n  hot: {nodes: [a, a]}\n", "g.yaml:4: process 'hot': node 'a' is twice here; a node has one process"),
     "process named like a node": (A + "  b: {kind: ramp}\nprocesses:\n  a: {nodes: [b]}\n", "g.yaml:5: process 'a' has the name of a node that it does not hold; rename it"),
-    "reserved on a process": (A + "processes:\n  hot: {nodes: [a], host: pi}\n", "g.yaml:4: process 'hot': 'host' is reserved for later work and does nothing yet; remove it"),
+    "reserved on a process": (A + "processes:\n  hot: {nodes: [a], affinity: pi}\n", "g.yaml:4: process 'hot': 'affinity' is reserved for later work and does nothing yet; remove it"),
     "restart": (A + "processes:\n  hot: {nodes: [a], restart: always}\n", "g.yaml:4: process 'hot': 'restart' is 'always'; expected one of: never, on_failure or mapping with when, maximum, window, backoff"),
     "restart without when": (A + "processes:\n  hot: {nodes: [a], restart: {maximum: 3}}\n", "g.yaml:4: process 'hot': restart: 'when' is missing; expected never or on_failure"),
     "restart key": (A + "processes:\n  hot: {nodes: [a], restart: {when: never, maximun: 3}}\n", "g.yaml:4: process 'hot': restart: unknown key 'maximun'; expected: when, maximum, window, backoff; did you mean 'maximum'?"),
@@ -390,7 +390,7 @@ MESSAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("reserved", ["host", "affinity", "priority", "memory_limit", "on_error"])
+@pytest.mark.parametrize("reserved", ["affinity", "priority", "memory_limit", "on_error"])
 def test_reserved_keys_are_refused(folder: Path, reserved: str) -> None:
     told = faults(A + f"processes:\n  hot: {{nodes: [a], {reserved}: 1}}\n")
 
@@ -694,3 +694,56 @@ def test_any_mapping_is_either_a_graph_or_refused(
         told = [str(fault) for fault in error.faults]
 
     assert all(told)
+
+
+# --- other hosts ----------------------------------------------------------------------------------
+
+HOSTS = """\
+hosts:
+  there: {address: "%s"%s}
+processes:
+  hot: {nodes: [b], host: %s}
+"""
+
+
+def test_a_process_can_be_on_another_host(folder: Path) -> None:
+    g = graph(CHAIN + HOSTS % ("10.0.0.2:7600", ", key: there.key", "there"))
+    assert g.processes["hot"].host == "there"
+    assert g.hosts["there"].key == str(folder / "there.key")
+    assert "hot" in str(make_plan(g))
+    assert [edge.transport for edge in make_plan(g).edges] == ["tcp", "tcp"]
+
+
+@pytest.mark.parametrize("more", ["insecure: true\n", ""])
+def test_only_a_loopback_address_or_an_insecure_graph_does_without_keys(
+    folder: Path, more: str
+) -> None:
+    assert graph(CHAIN + HOSTS % ("127.0.0.1:7600", "", "there")).hosts["there"].key is None
+    if more:
+        assert graph(more + CHAIN + HOSTS % ("10.0.0.2:7600", "", "there")).insecure
+    else:
+        assert faults(CHAIN + HOSTS % ("10.0.0.2:7600", "", "there")) == [
+            "g.yaml:6: host 'there': 10.0.0.2:7600 is not this machine and has no 'key'; expected "
+            "the file with its public key (streamflow keys new), or `insecure: true`"
+        ]
+
+
+def test_a_host_that_the_graph_does_not_name_is_told(folder: Path) -> None:
+    assert faults(CHAIN + HOSTS % ("127.0.0.1:7600", "", "ther")) == [
+        "g.yaml:8: process 'hot': the graph has no host 'ther'; it has: there; did you mean 'there'?"
+    ]
+
+
+def test_an_address_has_a_port(folder: Path) -> None:
+    (told,) = faults(CHAIN + HOSTS % ("10.0.0.2", ", key: k", "there"))
+    assert told.startswith("g.yaml:6: host 'there': 'address' is ")
+
+
+def test_another_python_on_another_host_is_an_absolute_path_there(folder: Path) -> None:
+    text = CHAIN + HOSTS % ("127.0.0.1:7600", "", "there")
+    assert (
+        graph(text.replace("host: there", "host: there, python: /no/such")).processes["hot"].python
+        == "/no/such"
+    )
+    (told,) = faults(text.replace("host: there", "host: there, python: python3.10"))
+    assert "expected an absolute path there" in told

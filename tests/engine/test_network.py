@@ -1,0 +1,299 @@
+"""Who gets in, and who does not: real sockets on loopback, hostile clients included."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+import zmq.auth
+
+from streamflow.errors import PacketError, TransportError
+from streamflow.network import (
+    Gate,
+    HostClient,
+    HostServer,
+    Joiner,
+    Keys,
+    Listener,
+    Security,
+    address_towards,
+    is_loopback,
+    new_keys,
+    read_allowed,
+    read_public,
+    read_secret,
+    write_keys,
+)
+from streamflow.packing import LZ4, ZSTD, codec, unpack
+
+LIMIT = 20.0
+LEGACY = bytes([1, 0, 6, 0]) + b"HELLO"  # ZMTP 1.0: a bare socket would take it for a message
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + b"\x00" + bytes(31)
+READY = b"\x04\x26\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER\x08Identity\x00\x00\x00\x00"
+
+
+def wait_for(what: Callable[[], Any]) -> Any:
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        if value := what():
+            return value
+        time.sleep(0.01)
+    raise AssertionError("it never came")
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context]:
+    made = zmq.Context()
+    yield made
+    made.destroy(linger=0)
+
+
+def talk(server: HostServer, client: HostClient, seconds: float = 1.0) -> bool:
+    """Whether a message gets through within `seconds`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        client.restart()
+        client.send("join", run="x")
+        if server.receive():
+            return True
+        client.receive()
+        time.sleep(0.02)
+    return False
+
+
+# --- the host's door ------------------------------------------------------------------------------
+
+
+def test_only_the_allowed_key_reaches_a_host() -> None:
+    host, mine, stranger = new_keys(), new_keys(), new_keys()
+    server = HostServer("127.0.0.1:*", host, [mine.public])
+    cases = {
+        "good": (mine, host.public, True),
+        "unknown": (stranger, host.public, False),
+        "plain": (None, b"", False),
+        "wrong server": (mine, new_keys().public, False),
+    }
+    for name, (keys, public, expected) in cases.items():
+        client = HostClient(server.address, keys, public, b"s" + name.encode())
+        assert talk(server, client, LIMIT if expected else 1.0) is expected, name
+        if name == "unknown":
+            assert client.trouble == "it does not allow our key"
+        client.close()
+    server.close()
+
+
+def test_a_client_with_keys_finds_a_host_without_and_is_told() -> None:
+    server = HostServer("127.0.0.1:*", None, [])
+    client = HostClient(server.address, new_keys(), new_keys().public, b"s1")
+    assert not talk(server, client)
+    assert "only one of the two ends uses keys" in client.trouble
+    client.close()
+    server.close()
+
+
+def test_the_secret_of_a_key_is_never_shown() -> None:
+    keys = new_keys()
+    assert keys.secret.decode() not in repr(keys) + str(keys) + f"{keys}"
+
+
+@pytest.mark.parametrize("keys", [None, new_keys()], ids=["plain", "keys"])
+def test_junk_from_the_network_is_refused_and_good_peers_are_served(keys: Keys | None) -> None:
+    mine = new_keys() if keys else None
+    server = HostServer("127.0.0.1:*", keys, [mine.public] if mine else [])
+    name, port = server.address.split(":")
+    silent = [socket.create_connection((name, int(port))) for _ in range(200)]
+    loris = socket.create_connection((name, int(port)))
+    junk = [LEGACY, os.urandom(4096), GREETING + READY + b"\x02" + struct.pack(">Q", 3 << 30)]
+    for data in junk:
+        with socket.create_connection((name, int(port))) as hostile:
+            hostile.sendall(data)
+    client = HostClient(server.address, mine, keys.public if keys else b"", b"s1")
+    for byte in GREETING[:6]:
+        loris.sendall(bytes([byte]))
+        assert server.receive() == []
+    assert talk(server, client, LIMIT)
+    for connection in [*silent, loris]:
+        connection.close()
+    client.close()
+    server.close()
+
+
+def test_a_message_of_ten_thousand_parts_is_counted_and_thrown_away(context: zmq.Context) -> None:
+    server = HostServer("127.0.0.1:*", None, [])
+    hostile = context.socket(zmq.DEALER)
+    hostile.linger = 0
+    hostile.connect(f"tcp://{server.address}")
+    hostile.send_multipart([b"x"] * 10_000)
+    wait_for(lambda: server.receive() == [] and server.refused)
+    hostile.close()
+    client = HostClient(server.address, None, b"", b"s1")
+    assert talk(server, client, LIMIT)
+    client.close()
+    server.close()
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x93\x01\x02\x03", b"\x81\xa2op\x01"])
+def test_what_is_no_message_between_hosts_is_counted(context: zmq.Context, body: bytes) -> None:
+    server = HostServer("127.0.0.1:*", None, [])
+    hostile = context.socket(zmq.DEALER)
+    hostile.linger = 0
+    hostile.connect(f"tcp://{server.address}")
+    hostile.send(body)
+    wait_for(lambda: server.receive() == [] and server.refused == 1)
+    hostile.close()
+    server.close()
+
+
+def test_an_address_in_use_is_told() -> None:
+    server = HostServer("127.0.0.1:*", None, [])
+    with pytest.raises(TransportError, match=r"cannot listen at 127\.0\.0\.1"):
+        HostServer(server.address, None, [])
+    server.close()
+
+
+# --- an edge's connection -------------------------------------------------------------------------
+
+
+def joined(context: zmq.Context, *, secure: bool) -> tuple[Listener, Joiner, Gate | None]:
+    ours, theirs = (new_keys(), new_keys()) if secure else (None, None)
+    token, gate = b"e" + os.urandom(15), None
+    if theirs is not None:
+        gate = Gate(context)
+        gate.allow("edge 1", [theirs.public])
+    listener = Listener(
+        context, "127.0.0.1", 1 << 20, Security(token, ours, theirs.public if theirs else b""),
+        "edge 1",
+    )  # fmt: skip
+    joiner = Joiner(
+        context, listener.address, 1 << 20, Security(token, theirs, ours.public if ours else b"")
+    )
+    joiner.send(b"hello")
+    assert wait_for(listener.receive) == b"hello"
+    return listener, joiner, gate
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "keys"])
+def test_only_the_peer_with_the_token_is_heard_and_answered(
+    context: zmq.Context, secure: bool
+) -> None:
+    listener, joiner, gate = joined(context, secure=secure)
+    stranger = context.socket(zmq.DEALER)
+    stranger.linger = 0
+    stranger.connect(f"tcp://{listener.address}")
+    stranger.send(b"give me your data")
+    if secure:
+        time.sleep(0.3)
+        assert listener.receive() is None
+        assert listener.refused == 0  # it did not even get in
+    else:
+        wait_for(lambda: listener.receive() is None and listener.refused == 1)
+    assert listener.send(b"data")
+    assert wait_for(joiner.receive) == b"data"
+    with pytest.raises(zmq.Again):
+        stranger.recv(zmq.NOBLOCK)
+    stranger.close()
+    for channel in (joiner, listener):
+        channel.close()
+    if gate is not None:
+        gate.stop()
+
+
+def test_a_frame_over_the_edges_maximum_ends_the_connection(context: zmq.Context) -> None:
+    listener, joiner, _gate = joined(context, secure=False)
+    joiner.send(bytes((1 << 20) + 1))
+    wait_for(joiner.is_lost)
+    assert listener.receive() is None
+    for channel in (joiner, listener):
+        channel.close()
+
+
+def test_a_broken_connection_is_noticed_and_not_made_again(context: zmq.Context) -> None:
+    listener, joiner, _gate = joined(context, secure=False)
+    listener.close()
+    wait_for(joiner.is_lost)
+    time.sleep(0.3)
+    assert joiner.receive() is None
+    joiner.close()
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def test_keys_are_certificates_that_zeromq_reads_and_only_the_owner(tmp_path: Path) -> None:
+    public, secret = write_keys(tmp_path / "keys", "me")
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert zmq.auth.load_certificate(str(secret)) == tuple(read_secret(secret))
+    assert zmq.auth.load_certificate(str(public))[0] == read_public(public)
+    assert read_allowed([tmp_path / "keys"]) == {read_public(public)}
+
+
+def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
+    write_keys(tmp_path, "me")
+    with pytest.raises(TransportError, match="is there already"):
+        write_keys(tmp_path, "me")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
+def test_a_secret_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    _public, secret = write_keys(tmp_path, "me")
+    secret.chmod(mode)
+    with pytest.raises(TransportError, match="chmod 600"):
+        read_secret(secret)
+
+
+@pytest.mark.parametrize("text", ["", "public-key = short", "curve\n", "\x00\xff" * 50])
+def test_a_damaged_key_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.key"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(TransportError, match=r"x\.key"):
+        read_public(path)
+
+
+def test_a_missing_key_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(TransportError, match="streamflow keys new"):
+        read_secret(tmp_path / "me.key_secret")
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("127.0.0.1:1", True), ("localhost:1", True), ("[::1]:1", True), ("127.8.8.8:1", True),
+     ("0.0.0.0:1", False), ("10.0.0.1:1", False), ("lab.example:1", False), ("[::]:1", False)],
+)  # fmt: skip
+def test_only_loopback_addresses_pass_for_loopback(address: str, expected: bool) -> None:
+    assert is_loopback(address) is expected
+
+
+def test_the_address_that_a_host_is_reached_from() -> None:
+    assert address_towards("127.0.0.1:7600") == "127.0.0.1"
+
+
+# --- packed payloads ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lz4", "zstd"])
+def test_packed_payloads_come_back_and_never_grow_past_what_is_declared(name: Any) -> None:
+    data = b"abc" * 1000
+    made = codec(name)
+    packed = made.pack(data)
+    assert len(packed) < len(data) / 10
+    assert unpack(made.slot, packed, len(data)).tobytes() == data
+    for declared in (len(data) - 1, len(data) + 1, 0):
+        with pytest.raises(PacketError):
+            unpack(made.slot, packed, declared)
+    for junk in (b"", b"junk", packed[:-3], os.urandom(64)):
+        with pytest.raises(PacketError):
+            unpack(made.slot, junk, len(data))
+
+
+def test_a_codec_that_nobody_knows_is_refused() -> None:
+    assert {LZ4, ZSTD} == {-2, -3}
+    with pytest.raises(PacketError):
+        unpack(-9, b"", 1)
