@@ -327,19 +327,19 @@ MESSAGES = {
     "empty graph": ("name: x\nnodes: {}\n", "g.yaml:2: the graph has no nodes; expected at least one under 'nodes'"),
     "null nodes": ("nodes:\n", "g.yaml:1: the graph has no nodes; expected at least one under 'nodes'"),
     "nodes is a list": ("nodes: [a]\n", "g.yaml:1: 'nodes' is ['a']; expected a mapping"),
-    "unknown key": (A + "procesess: {}\n", "g.yaml:3: unknown key 'procesess'; expected: nodes, name, processes, clock, speed, limits; did you mean 'processes'?"),
-    "reserved on a node": ("nodes:\n  a: {kind: ramp, on_error: skip}\n", "g.yaml:2: node 'a': 'on_error' is reserved for later work and does nothing yet; remove it"),
+    "unknown key": (A + "procesess: {}\n", "g.yaml:3: unknown key 'procesess'; expected: nodes, name, processes, hosts, insecure, clock, speed, limits; did you mean 'processes'?"),
+    "unknown error policy": ("nodes:\n  a: {kind: ramp, on_error: skip}\n", "g.yaml:2: node 'a': 'on_error' is 'skip'; expected one of: dead_letter, skip_and_count, stop"),
     "graph name": ("name: Flow cytometry\n" + A, "g.yaml:1: 'name' is 'Flow cytometry'; expected name or null"),
     "clock": (A + "clock: fats\n", "g.yaml:3: 'clock' is 'fats'; expected one of: fast, paced, realtime; did you mean 'fast'?"),
     "speed": (A + "speed: 0\n", "g.yaml:3: 'speed' is 0; expected number > 0 and <= 1000000"),
-    "unknown limit": (A + "limits: {drain_second: 3}\n", "g.yaml:3: limits: unknown key 'drain_second'; expected: inline_bytes, handler_seconds, drain_seconds, start_seconds; did you mean 'drain_seconds'?"),
+    "unknown limit": (A + "limits: {drain_second: 3}\n", "g.yaml:3: limits: unknown key 'drain_second'; expected: inline_bytes, handler_seconds, drain_seconds, dead_letters, start_seconds; did you mean 'drain_seconds'?"),
     "limit": (A + "limits: {drain_seconds: -3}\n", "g.yaml:3: limits: 'drain_seconds' is -3; expected number > 0 and <= 1000000000"),
     "node name": ("nodes:\n  Camera: {kind: ramp}\n", "g.yaml:2: node name 'Camera': expected small letters, digits and '_', beginning with a letter"),
     "numeric node name": ("nodes:\n  1: {kind: ramp}\n", "g.yaml:2: node name 1: expected small letters, digits and '_', beginning with a letter"),
     "node is text": ("nodes:\n  a: ramp\n", "g.yaml:2: node 'a' is 'ramp'; expected a mapping with 'kind'"),
     "no kind": ("nodes:\n  a: {}\n", "g.yaml:2: node 'a': 'kind' is missing"),
     "kind is a number": ("nodes:\n  a: {kind: 3}\n", "g.yaml:2: node 'a': 'kind' is 3; expected text; quote it if it is text: \"3\""),
-    "unknown node key": ("nodes:\n  a: {kind: ramp, setings: {}}\n", "g.yaml:2: node 'a': unknown key 'setings'; expected: kind, inputs, settings; did you mean 'settings'?"),
+    "unknown node key": ("nodes:\n  a: {kind: ramp, setings: {}}\n", "g.yaml:2: node 'a': unknown key 'setings'; expected: kind, inputs, settings, on_error; did you mean 'settings'?"),
     "unknown kind": ("nodes:\n  a: {kind: rmap}\n", "g.yaml:2: node 'a': unknown kind 'rmap'; did you mean 'ramp'?"),
     "kind unlike any": ("nodes:\n  a: {kind: zzzzzz}\n", "g.yaml:2: node 'a': unknown kind 'zzzzzz'; `streamflow nodes` lists them"),
     "settings is a list": ("nodes:\n  a: {kind: ramp, settings: [1]}\n", "g.yaml:2: node 'a': 'settings' is [1]; expected a mapping"),
@@ -370,7 +370,7 @@ MESSAGES = {
     "capacity": (A + "  b: {kind: relay, inputs: {values: {from: a.values, capacity: 0}}}\n", "g.yaml:3: node 'b': input 'values': 'capacity' is 0; expected whole number >= 1 and <= 1048576 or null"),
     "max_packet": (A + "  b: {kind: relay, inputs: {values: {from: a.values, max_packet: 16 MiB}}}\n", "g.yaml:3: node 'b': input 'values': 'max_packet' is '16 MiB'; expected whole number >= 4096 and <= 17179869184"),
     "latest with capacity": (A + "  b: {kind: relay, inputs: {values: {from: a.values, when_full: latest, capacity: 4}}}\n", "g.yaml:3: node 'b': input 'values': 'capacity' is 4; 'latest' always has 1: leave it out"),
-    "edge key": (A + "  b: {kind: relay, inputs: {values: {from: a.values, whenfull: block}}}\n", "g.yaml:3: node 'b': input 'values': unknown key 'whenfull'; expected: from, when_full, capacity, window, max_packet; did you mean 'when_full'?"),
+    "edge key": (A + "  b: {kind: relay, inputs: {values: {from: a.values, whenfull: block}}}\n", "g.yaml:3: node 'b': input 'values': unknown key 'whenfull'; expected: from, when_full, capacity, window, max_packet, compress; did you mean 'when_full'?"),
     "loop": ("nodes:\n  a: {kind: relay, inputs: {values: c.passed}}\n  b: {kind: relay, inputs: {values: a.passed}}\n  c: {kind: relay, inputs: {values: b.passed}}\n", "g.yaml:2: node 'a': a -> b -> c -> a is a loop; a graph has none: cut one edge"),
     "loop of one": ("nodes:\n  a: {kind: relay, inputs: {values: a.passed}}\n", "g.yaml:2: node 'a': a -> a is a loop; a graph has none: cut one edge"),
     "process name": (A + "processes:\n  Hot: {nodes: [a]}\n", "g.yaml:4: process name 'Hot': expected small letters, digits and '_', beginning with a letter"),
@@ -390,7 +390,7 @@ MESSAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("reserved", ["affinity", "priority", "memory_limit", "on_error"])
+@pytest.mark.parametrize("reserved", ["affinity", "priority", "memory_limit"])
 def test_reserved_keys_are_refused(folder: Path, reserved: str) -> None:
     told = faults(A + f"processes:\n  hot: {{nodes: [a], {reserved}: 1}}\n")
 

@@ -124,7 +124,7 @@ def changed(path: str, value: Any) -> Any:
         ("nodes/j/inputs/second/when_full", "drop", "$.nodes.j.inputs.second"),
         ("nodes/p/settings", None, "$.nodes.p"),
         ("nodes/p/settings/mode", "slowly", "$.nodes.p.settings.mode"),
-        ("processes/hot/host", "pi", "$.processes.hot"),
+        ("processes/hot/affinity", "pi", "$.processes.hot"),
         ("processes/hot/nodes", [], "$.processes.hot.nodes"),
         ("clock", "slow", "$.clock"),
     ],
