@@ -4,7 +4,8 @@
 `length` into its snapshot and gives it back in `restore`: the file is cut to that length and what
 was written after the snapshot, which will be sent again, is neither repeated nor lost.
 `AssembledFile` does the same for formats that can only be read once they are closed.
-`replace_file` is for files written in one go.
+`replace_file` is for files written in one go. What a sink does when there is no space left is
+chosen in its settings: `output_files`.
 
 A file of an earlier run is left alone until this run has something to write, because a restarted
 process opens its file before it is told (by `restore`) how much of it is its own.
@@ -12,6 +13,7 @@ process opens its file before it is told (by `restore`) how much of it is its ow
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -29,15 +31,22 @@ from streamflow.errors import DeviceError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether what failed was for want of space: a full disk, a quota, a limit on the file."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
+
+
 class RecordFile:
     """A file that only ever holds whole records.
 
     `length` is what this run has written (bytes). Opening creates missing parent folders and locks
     the file against a second writer; DeviceError says what to do when that is not possible.
+    `reserve` bytes of the disk are left free: with less it counts as full.
     """
 
-    def __init__(self, path: str | Path, node: str) -> None:
+    def __init__(self, path: str | Path, node: str, *, reserve: int = 0) -> None:
         self.path, self.node, self.length = Path(path), node, 0
+        self._reserve = reserve
         self._is_begun = False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +61,7 @@ class RecordFile:
         """Add one record, or several: all of it is in the file afterwards, or nothing (raises)."""
         self.begin()
         try:
+            check_reserve(self.path, self._reserve, len(record))
             self._write(record, self.length)
         except OSError as error:
             self._cut()
@@ -136,7 +146,7 @@ class RecordFile:
             pass
 
     def _cannot(self, verb: str, error: OSError) -> DeviceError:
-        what = f"{self.node}: cannot {verb} {self.path}: {os.strerror(error.errno or 0)}"
+        what = f"{self.node}: cannot {verb} {self.path}: {error.strerror}"
         if error.errno in _FULL:
             return DeviceError(
                 f"{what}; the file keeps its {self.length} bytes of whole records; free space "
@@ -174,11 +184,20 @@ class AssembledFile:
     that is killed leaves the journal; one that is restarted goes on with it and builds the draft
     anew, in steps.
 
-    `build` opens a Builder for a journal and a draft.
+    `build` opens a Builder for a journal and a draft. With `draft_may_wait`, a disk that is full
+    costs the draft first: the records go on into the journal, and the file is only built by
+    `complete`.
     """
 
     def __init__(
-        self, path: str | Path, node: str, suffix: str, build: Callable[[str, str], Builder]
+        self,
+        path: str | Path,
+        node: str,
+        suffix: str,
+        build: Callable[[str, str], Builder],
+        *,
+        reserve: int = 0,
+        draft_may_wait: bool = False,
     ) -> None:
         self.path, self.node = Path(path), node
         if self.path.is_dir():
@@ -186,11 +205,11 @@ class AssembledFile:
                 f"{node}: cannot open {path}: Is a directory; give a path to a file that may be "
                 "created and written here"
             )
-        self.journal = RecordFile(f"{path}{PART}{suffix}", node)
+        self.journal = RecordFile(f"{path}{PART}{suffix}", node, reserve=reserve)
         self.is_complete = False
-        self._draft = self.path.with_name(f".{self.path.name}.draft")
-        self._build = build
+        self._build, self._reserve = build, reserve
         self._builder: Builder | None = None
+        self._draft_may_wait, self._waits = draft_may_wait, False
 
     @property
     def length(self) -> int:
@@ -199,9 +218,26 @@ class AssembledFile:
 
     def append(self, record: bytes) -> None:
         """Add one record: all of it is in the journal afterwards, or nothing (raises)."""
-        self.journal.append(record)
-        if self._behind() > BEHIND:
-            self._move(STEP)
+        try:
+            self.journal.append(record)
+        except DeviceError as error:
+            if not self._gave_way(error):
+                raise
+            self.journal.append(record)
+        if self._behind() > BEHIND and not self._waits:
+            try:
+                self._move(STEP)
+            except DeviceError as error:
+                if not self._gave_way(error):
+                    raise
+
+    def _gave_way(self, error: DeviceError) -> bool:
+        """Whether the draft was dropped, for the sake of records, because the disk is full."""
+        if not (self._draft_may_wait and self._builder is not None and is_full(error)):
+            return False
+        self._drop_draft()
+        self._waits = True
+        return True
 
     def restore(self, length: int, is_complete: bool) -> None:
         """Cut the journal to the `length` that a snapshot gave; `is_complete` as it was then."""
@@ -209,11 +245,15 @@ class AssembledFile:
         if not is_complete:
             self.journal.restore(length)
 
-    def complete(self) -> None:
-        """Put the file in its place."""
+    def complete(self, path: Path | None = None) -> None:
+        """Put the file in its place, or at another `path`; may be tried again when it failed."""
+        if path is not None:
+            self._drop_draft()
+            self.path = path
         self.journal.begin()
         self._move(self.length + 1)
         try:
+            check_reserve(self._draft, self._reserve)
             self._opened().complete()
             descriptor = os.open(self._draft, os.O_RDONLY)
             try:
@@ -229,19 +269,28 @@ class AssembledFile:
         """Release the files; the journal is removed where it is not needed. Safe to call twice."""
         if self.length and not self.is_complete:
             logging.getLogger(f"streamflow.node.{self.node}").warning(
-                "node %r: the run ended before %s was whole; what was written is in %s",
+                "node %r: %s was not completed; what was written is in %s",
                 self.node, self.path, self.journal.path,
             )  # fmt: skip
-        if self._builder is not None:
-            self._builder.close()
-            self._builder = None
-        self._draft.unlink(missing_ok=True)
+        self._drop_draft()
         # an empty one may be that of an earlier run that this one never touched
         if self.is_complete or (
             self.journal.path.exists() and not os.stat(self.journal.path).st_size
         ):
             self.journal.path.unlink(missing_ok=True)
         self.journal.close()
+
+    @property
+    def _draft(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.draft")
+
+    def _drop_draft(self) -> None:
+        if self._builder is not None:
+            # on a full disk closing fails too, of a file that nobody is going to read
+            with contextlib.suppress(OSError):
+                self._builder.close()
+            self._builder = None
+        self._draft.unlink(missing_ok=True)
 
     def _behind(self) -> int:
         return self.length - (self._builder.position if self._builder else 0)
@@ -252,6 +301,7 @@ class AssembledFile:
             builder = self._opened()
             end = builder.position + size
             while builder.position < min(end, self.length):
+                check_reserve(self._draft, self._reserve)
                 builder.move()
         except OSError as error:
             raise self._cannot(error) from error
@@ -262,7 +312,7 @@ class AssembledFile:
         return self._builder
 
     def _cannot(self, error: OSError) -> DeviceError:
-        what = os.strerror(error.errno) if error.errno else str(error)
+        what = error.strerror or str(error)
         return DeviceError(
             f"{self.node}: cannot build {self.path}: {what}; all records are in "
             f"{self.journal.path}, which can be read: free space, or give a path on another disk"
@@ -324,12 +374,25 @@ def library(name: str, path: str | Path, extra: str) -> Any:
         ) from error
 
 
-def replace_file(path: str | Path, content: bytes, node: str) -> None:
+def check_reserve(path: Path, reserve: int, size: int = 0) -> None:
+    """OSError (ENOSPC) where `size` more bytes beside `path` leave less than `reserve` free."""
+    if reserve:
+        disk = os.statvfs(path.parent)
+        free = disk.f_bavail * disk.f_frsize
+        if free < reserve + size:
+            raise OSError(
+                errno.ENOSPC,
+                f"{free} bytes of the disk are free, of which 'reserve' keeps {reserve}",
+            )
+
+
+def replace_file(path: str | Path, content: bytes, node: str, *, reserve: int = 0) -> None:
     """The file at `path` holds `content`: a reader sees the old file or the new one, never half."""
     target = Path(path)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        check_reserve(draft, reserve, len(content))
         try:
             with open(draft, "wb") as file:
                 file.write(content)
@@ -341,7 +404,7 @@ def replace_file(path: str | Path, content: bytes, node: str) -> None:
             raise
     except OSError as error:
         raise DeviceError(
-            f"{node}: cannot write {target}: {os.strerror(error.errno or 0)}; free space, or give "
+            f"{node}: cannot write {target}: {error.strerror}; free space, or give "
             "a path to a file that may be created and written here"
         ) from error
 

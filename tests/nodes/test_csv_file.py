@@ -102,7 +102,7 @@ def test_a_restart_repeats_and_loses_no_row(
 
     assert (folder / "a.csv").read_bytes() == (folder / "b.csv").read_bytes()
     assert out.results["rows"] == 6
-    assert out.faults == undisturbed.faults == {"text_not_utf8": 1}
+    assert out.faults == undisturbed.faults == {"text_not_utf8": 1, "not_written": 0}
 
 
 def test_named_columns_give_a_header_without_any_row(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_hostile_rows_are_written_as_they_are_and_counted(tmp_path: Path) -> Non
     back = read(tmp_path / "a.csv")
     assert [row["class"] for row in back] == ["größe", "\\xff\n", ""]
     assert [row["probability"] for row in back] == ["nan", "inf", "-0.0"]
-    assert out.faults == {"text_not_utf8": 1}
+    assert out.faults == {"text_not_utf8": 1, "not_written": 0}
 
 
 FILL = """

@@ -321,7 +321,7 @@ def test_hostile_rows_are_stored_as_they_are_and_counted(tmp_path: Path) -> None
     assert stored[:, 8].tolist() == [0, 1, 2, 1]
     assert np.isnan(stored[1, 9])
     assert np.isinf(stored[2, 2])
-    assert out.faults == {"not_finite": 2, "time_rounded": 0, "class_not_utf8": 2}
+    assert out.faults == {"not_finite": 2, "time_rounded": 0, "class_not_utf8": 2, "not_written": 0}
 
 
 def test_given_classes_keep_their_numbers_whatever_comes_first(tmp_path: Path) -> None:

@@ -308,7 +308,7 @@ def test_hostile_rows_are_stored_as_they_are_and_counted(tmp_path: Path) -> None
         assert json.loads(file.attrs["user:classes"]) == ["größe", "\\xff", ""]
         assert file["events/ml_class"][:].tolist() == [0, 1, 2, 1]
         assert file["tables/particles"][:].tobytes() == rows.tobytes()
-    assert out.faults == {"not_finite": 2, "class_not_utf8": 2}
+    assert out.faults == {"not_finite": 2, "class_not_utf8": 2, "not_written": 0}
 
 
 @pytest.mark.parametrize(

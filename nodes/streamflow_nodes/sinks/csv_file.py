@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from streamflow.node import In, Node, OutputPath, Settings
+from streamflow.node import In, Node, OutputPath
 from streamflow.packet import Packet, Table
 
 from ..files import RecordFile
+from ..output_files import FullDiskSettings, OutputFile
 from ..table_columns import Path, Rows, column, distinct, file_columns, text_of
 
 
-class CsvFileSettings(Settings, frozen=True, kw_only=True):
-    """Where to write, and which columns."""
+class CsvFileSettings(FullDiskSettings, frozen=True, kw_only=True):
+    """Where to write, which columns, and what to do when the disk is full."""
 
     path: OutputPath
     columns: list[str] = []
@@ -32,7 +33,7 @@ class CsvFile(Node[CsvFileSettings]):
     A field that is itself an array or a record gives several columns: `position_0`, `position_1`,
     `gate.low`. The file of an earlier run is replaced. Every packet's rows are in the file when
     the packet has been handled; after a crash no row is repeated or lost, and on a full disk whole
-    lines remain.
+    packets remain. With `rotate` each file has the line with the names.
 
     Emits nothing. Keeps the length of the file.
 
@@ -40,12 +41,15 @@ class CsvFile(Node[CsvFileSettings]):
     """
 
     rows = In(Table)
-    faults = ("text_not_utf8",)
+    faults = ("text_not_utf8", "not_written")
 
     def open(self) -> None:
         self._header = distinct(self.settings.columns, self.name)
-        self._file = RecordFile(self.settings.path, self.name)
-        self._is_headed = False
+        settings = self.settings
+        self._file = OutputFile(
+            settings.path, settings, self.name,
+            lambda path: RecordFile(path, self.name, reserve=settings.reserve),
+        )  # fmt: skip
         self._dtype: np.dtype[Any] | None = None
         self._paths: list[Path] = []
         self._written = 0
@@ -59,22 +63,23 @@ class CsvFile(Node[CsvFileSettings]):
             )
             self._dtype, self._header, self._paths = rows.dtype, list(paths), list(paths.values())
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if not self._is_headed:
-            writer.writerow(self._header)
         columns = [self._cells(column(rows, path)) for path in self._paths]
-        writer.writerows(zip(*columns, strict=True))
-        self._file.append(text.getvalue().encode())
-        self._is_headed = True
-        self._written += len(rows)
+        csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))
+        lines = text.getvalue().encode()
+        if self._file.append(lambda: lines if self._file.length else self._head() + lines):
+            self._written += len(rows)
+        else:
+            self.count_fault("not_written", len(rows))
 
     def finish(self) -> None:
-        if self._is_headed:
-            return
+        if not self._file.length:
+            self._file.append(self._head)
+
+    def _head(self) -> bytes:
         text = io.StringIO()
         if self._header:
             csv.writer(text, lineterminator="\n").writerow(self._header)
-        self._file.append(text.getvalue().encode())
+        return text.getvalue().encode()
 
     def close(self) -> None:
         if hasattr(self, "_file"):
@@ -82,22 +87,25 @@ class CsvFile(Node[CsvFileSettings]):
 
     def snapshot(self) -> dict[str, Any]:
         return {
-            "length": self._file.length,
+            **self._file.snapshot(),
             "rows": self._written,
             "header": "\n".join(self._header),
-            "is_headed": self._is_headed,
-            "text_not_utf8": self.fault_counts["text_not_utf8"],
+            **self.fault_counts,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._file.restore(int(state["length"]))
+        self._file.restore(state)
         self._written = int(state["rows"])
         self._header = state["header"].split("\n") if state["header"] else []
-        self._is_headed = bool(state["is_headed"])
-        self.fault_counts["text_not_utf8"] = int(state["text_not_utf8"])
+        self.fault_counts = {fault: int(state[fault]) for fault in self.faults}
 
     def results(self) -> dict[str, Any]:
-        return {"path": self.settings.path, "rows": self._written, "bytes": self._file.length}
+        return {
+            "path": self.settings.path,
+            "rows": self._written,
+            "bytes": self._file.length,
+            **self._file.results(),
+        }
 
     def _cells(self, values: Rows) -> list[Any]:
         """One column as what `csv` writes with nothing lost."""

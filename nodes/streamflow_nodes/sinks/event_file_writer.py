@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamflow.errors import NodeError
-from streamflow.node import In, Node, OutputPath, Settings
+from streamflow.node import In, Node, OutputPath
 from streamflow.packet import EVENT, Events, Packet
 
 from ..event_builders import hdf5_builder, parquet_builder
 from ..event_formats import AEDAT4, FORMATS
 from ..files import AssembledFile, RecordFile, library
 from ..kernels.event_order import first_disordered
+from ..output_files import FullDiskSettings, OutputFile
 
 # formats that are built from a journal: library they need, ends of file names, builder
 BUILT = {
@@ -28,8 +29,8 @@ SUFFIXES = {
 }
 
 
-class EventFileWriterSettings(Settings, frozen=True, kw_only=True):
-    """Where to write, and in which format."""
+class EventFileWriterSettings(FullDiskSettings, frozen=True, kw_only=True):
+    """Where to write, in which format, and what to do when the disk is full."""
 
     path: OutputPath
     format: Literal["evt3", "evt2", "aedat4", "es", "csv", "hdf5", "parquet"] | None = None
@@ -52,7 +53,9 @@ class EventFileWriter(Node[EventFileWriterSettings]):
     been handled; after a crash none is repeated or lost, and on a full disk whole packets remain.
     HDF5 and Parquet can only be read once they are closed, so until the run has ended the events
     are in `<path>.part.aedat4`, an AEDAT4 file; the file itself is there whole or not at all. They
-    need the extra `files`.
+    need the extra `files`. With `stop_writing` or `rotate`, a full disk costs the HDF5 or Parquet
+    file that is being built before it costs events: it is built at the end, where there is room,
+    and else the AEDAT4 file is what stays. With `rotate` each file is a recording of its own.
 
     Refused: events outside the sensor, a sensor that changes or is too large (2048 pixels each way
     in EVT), times below 0 or out of order, and silence of more than 12 days in EVT3 or 2.4 hours in
@@ -67,26 +70,39 @@ class EventFileWriter(Node[EventFileWriterSettings]):
     """
 
     events = In(Events)
+    faults = ("not_written",)
 
     def open(self) -> None:
         self._format = self._chosen()
         self._form = FORMATS.get(self._format, AEDAT4)
-        self._file: RecordFile | AssembledFile
+        settings = self.settings
+        self._file: OutputFile[RecordFile] | OutputFile[AssembledFile]
         if self._format in BUILT:
-            module, _, build = BUILT[self._format]
-            library(module, self.settings.path, "files")
-            self._file = AssembledFile(self.settings.path, self.name, ".aedat4", build)
+            library(BUILT[self._format][0], settings.path, "files")
+            self._file = OutputFile(settings.path, settings, self.name, self._assembled)
         else:
-            self._file = RecordFile(self.settings.path, self.name)
+            self._file = OutputFile(
+                settings.path, settings, self.name,
+                lambda path: RecordFile(path, self.name, reserve=settings.reserve),
+            )  # fmt: skip
         self._registers = np.array(self._form.registers, np.int64)
         self._size: tuple[int, int] | None = None
-        self._is_begun = False
         self._last = max(0, self._form.first)
         self._written = self._packets = 0
         none = np.empty(0, EVENT).view(np.int64)
         none.flags.writeable = False  # as they arrive: a writable array is another Numba type
         first_disordered(none, 0, 1, 1)
         self._form.encode(none, 1, self._registers)
+
+    def _assembled(self, path: Path) -> AssembledFile:
+        return AssembledFile(
+            path,
+            self.name,
+            ".aedat4",
+            BUILT[self._format][2],
+            reserve=self.settings.reserve,
+            draft_may_wait=self.settings.when_disk_full != "fail",
+        )
 
     def _chosen(self) -> str:
         """The format by the settings, else by the path's end."""
@@ -103,24 +119,36 @@ class EventFileWriter(Node[EventFileWriterSettings]):
 
     def on_events(self, packet: Packet[Events]) -> None:
         data = packet.data
+        if self._file.is_stopped:
+            self.count_fault("not_written", len(data))
+            return
         self._check_sensor(packet)
         if len(data):
             events = self._words_of(packet)
             self._check_events(packet, events)
-            before, last = self._registers.copy(), int(events[-2])
-            first = None if self._is_begun else int(events[0])
-            size = (data.width, data.height)
-            head = b"" if self._is_begun else self._form.head(size, first, self._registers)
-            record = head + self._form.encode(events, data.height, self._registers)
+            before, size = self._registers.copy(), (data.width, data.height)
             try:
-                self._file.append(record)
+                if not self._file.append(lambda: self._record(events, size, before)):
+                    self.count_fault("not_written", len(data))
+                    return
             except BaseException:
                 self._registers[:] = before  # if the disk was full, none of the packet counts
                 raise
-            self._is_begun, self._last = True, last
+            self._last = int(events[-2])
         self._size = (data.width, data.height)
         self._written += len(data)
         self._packets += 1
+
+    def _record(
+        self, events: NDArray[np.int64], size: tuple[int, int], before: NDArray[np.int64]
+    ) -> bytes:
+        """The packet for the present file, whose registers were `before`, or with a new head."""
+        if self._file.length:
+            self._registers[:] = before
+            return self._form.encode(events, size[1], self._registers)
+        self._registers[:] = self._form.registers
+        head = self._form.head(size, int(events[0]), self._registers)
+        return head + self._form.encode(events, size[1], self._registers)
 
     def _check_sensor(self, packet: Packet[Events]) -> None:
         array, size = packet.data.array, (packet.data.width, packet.data.height)
@@ -150,7 +178,7 @@ class EventFileWriter(Node[EventFileWriterSettings]):
     def _check_events(self, packet: Packet[Events], events: NDArray[np.int64]) -> None:
         """NodeError when an event cannot be written, or only after a silence that is too long."""
         width, height = packet.data.width, packet.data.height
-        wrong = first_disordered(events, self._last if self._is_begun else 0, width, height)
+        wrong = first_disordered(events, self._last if self._file.length else 0, width, height)
         if wrong >= 0:
             time, x, y, _ = packet.data.array[wrong].tolist()
             raise self._refused(
@@ -160,7 +188,7 @@ class EventFileWriter(Node[EventFileWriterSettings]):
                 "a recording holds events in order: correct the node before",
             )
         begin = self._last
-        if not self._is_begun and self._form.first < 0:
+        if not self._file.length and self._form.first < 0:
             begin = int(events[0])  # the head says where the file begins
         longest = self._form.longest
         if longest is not None and int(events[-2]) - begin > longest:
@@ -180,11 +208,9 @@ class EventFileWriter(Node[EventFileWriterSettings]):
         )
 
     def finish(self) -> None:
-        if not self._is_begun:
-            self._file.append(self._form.head(self._size, None, self._registers))
-            self._is_begun = True
-        if isinstance(self._file, AssembledFile):
-            self._file.complete()
+        if not self._file.length:
+            self._file.append(lambda: self._form.head(self._size, None, self._registers))
+        self._file.complete()
 
     def close(self) -> None:
         if hasattr(self, "_file"):
@@ -192,23 +218,20 @@ class EventFileWriter(Node[EventFileWriterSettings]):
 
     def snapshot(self) -> dict[str, Any]:
         return {
-            "length": self._file.length,
-            "is_complete": isinstance(self._file, AssembledFile) and self._file.is_complete,
-            "is_begun": self._is_begun,
+            **self._file.snapshot(),
             "events": self._written,
             "packets": self._packets,
             "width": self._size[0] if self._size else 0,
             "height": self._size[1] if self._size else 0,
             "last": self._last,
             "registers": self._registers.copy(),
+            **self.fault_counts,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        if isinstance(self._file, AssembledFile):
-            self._file.restore(int(state["length"]), bool(state["is_complete"]))
-        else:
-            self._file.restore(int(state["length"]))
-        self._is_begun, self._last = bool(state["is_begun"]), int(state["last"])
+        self._file.restore(state)
+        self.fault_counts = {fault: int(state[fault]) for fault in self.faults}
+        self._last = int(state["last"])
         self._written, self._packets = int(state["events"]), int(state["packets"])
         width, height = int(state["width"]), int(state["height"])
         self._size = (width, height) if width else None
@@ -216,11 +239,13 @@ class EventFileWriter(Node[EventFileWriterSettings]):
 
     def results(self) -> dict[str, Any]:
         """Path, format, and what was written: events, packets and bytes (of the finished file)."""
-        is_built = isinstance(self._file, AssembledFile) and self._file.is_complete
+        file = self._file.file
+        is_built = isinstance(file, AssembledFile) and file.is_complete
         return {
             "path": self.settings.path,
             "format": self._format,
             "events": self._written,
             "packets": self._packets,
-            "bytes": Path(self.settings.path).stat().st_size if is_built else self._file.length,
+            "bytes": file.path.stat().st_size if is_built else self._file.length,
+            **self._file.results(),
         }

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamflow.errors import NodeError
-from streamflow.node import FilePath, In, Node, OutputPath, Seconds, Settings
+from streamflow.node import FilePath, In, Node, OutputPath, Seconds
 from streamflow.packet import Packet, Table
 
 from ..files import RecordFile, file_digest
+from ..output_files import FullDiskSettings, OutputFile
 from ..particles import CHANNELS, LATE, MERGED, channel_values, require_particles
 
 PAGE = 4096
@@ -30,8 +31,8 @@ MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", 
 TIME = next(i for i, channel in enumerate(CHANNELS) if channel.field == "time_us")
 
 
-class FcsFileSettings(Settings, frozen=True, kw_only=True):
-    """Where to write, in which precision, and what to say about the sample."""
+class FcsFileSettings(FullDiskSettings, frozen=True, kw_only=True):
+    """Where to write, in which precision, what to say of the sample, and when the disk is full."""
 
     path: OutputPath
     datatype: Literal["D", "F"] = "D"
@@ -71,6 +72,7 @@ class FcsFile(Node[FcsFileSettings]):
     After every packet the file can be read up to its last particle: a process that is killed, or a
     full disk, leaves a valid file, and a restart repeats and loses no particle. Numbers that
     are not finite are written as they are and counted, and so are times that 32-bit numbers round.
+    With `rotate` each file is whole and says what is in itself.
 
     Emits nothing. Keeps the file's length, the class names and each parameter's largest value.
 
@@ -80,12 +82,15 @@ class FcsFile(Node[FcsFileSettings]):
     """
 
     rows = In(Table)
-    faults = ("not_finite", "time_rounded", "class_not_utf8")
+    faults = ("not_finite", "time_rounded", "class_not_utf8", "not_written")
 
     def open(self) -> None:
         settings = self.settings
-        self._file = RecordFile(settings.path, self.name)
-        if not self._file.is_regular:
+        self._file = OutputFile(
+            settings.path, settings, self.name,
+            lambda path: RecordFile(path, self.name, reserve=settings.reserve),
+        )  # fmt: skip
+        if not self._file.file.is_regular:
             raise NodeError(
                 self.name,
                 f"{settings.path} is a device or a pipe; an FCS file says at its start how long it "
@@ -97,7 +102,8 @@ class FcsFile(Node[FcsFileSettings]):
         self._number = np.dtype("<f8" if settings.datatype == "D" else "<f4")
         self._begun = datetime.now().isoformat()
         self._text_end = self._data_at = 0
-        self._events = self._merged = self._late = 0
+        self._events = self._merged = self._late = 0  # of this file
+        self._before = (0, 0, 0)  # the same of the files whose disks were full
         self._largest = np.zeros(len(CHANNELS))
         self._classes: tuple[str, ...] = tuple(settings.classes)
         self._classes_text()
@@ -112,18 +118,22 @@ class FcsFile(Node[FcsFileSettings]):
             require_particles(rows.dtype)
         except ValueError as error:
             raise NodeError(self.name, str(error), kind="fcs_file") from error
+        if self._file.is_stopped:
+            self.count_fault("not_written", len(rows))
+            return
         rows = self._named(rows)
         values = channel_values(rows, self._classes)
         values[:, TIME] /= round(self._time_step * 1e6, 6)
-        self._count(rows, values)
-        if not self._file.length:
-            self._begin()
-        self._file.append(values.astype(self._number).tobytes())
-        self._file.overwrite(0, self._head())
+        data = values.astype(self._number).tobytes()
+        if self._file.append(lambda: data if self._file.length else self._begun_text() + data):
+            self._count(rows, values)
+            self._file.file.overwrite(0, self._head())
+        else:
+            self.count_fault("not_written", len(rows))
 
     def finish(self) -> None:
         if not self._file.length:
-            self._begin()
+            self._file.append(self._begun_text)
 
     def close(self) -> None:
         if hasattr(self, "_file"):
@@ -131,7 +141,8 @@ class FcsFile(Node[FcsFileSettings]):
 
     def snapshot(self) -> dict[str, Any]:
         return {
-            "length": self._file.length,
+            **self._file.snapshot(),
+            "before": np.array(self._before, np.int64),
             "text_end": self._text_end,
             "data_at": self._data_at,
             "begun": self._begun,
@@ -150,16 +161,18 @@ class FcsFile(Node[FcsFileSettings]):
         self._late, self._largest = int(state["late"]), np.array(state["largest"], np.float64)
         self._classes = tuple(json.loads(state["classes"]))
         self.fault_counts = {fault: int(state[fault]) for fault in self.faults}
-        length = int(state["length"])
-        self._file.restore(length, self._head() if length else b"")
+        before = state["before"].tolist()
+        self._before = (before[0], before[1], before[2])
+        self._file.restore(state, self._head() if int(state["length"]) else b"")
 
     def results(self) -> dict[str, Any]:
         return {
             "path": self.settings.path,
-            "particles": self._events,
-            "merged": self._merged,
-            "late": self._late,
+            "particles": self._before[0] + self._events,
+            "merged": self._before[1] + self._merged,
+            "late": self._before[2] + self._late,
             "classes": list(self._classes),
+            **self._file.results(),
         }
 
     def _named(self, rows: NDArray[Any]) -> NDArray[Any]:
@@ -200,12 +213,17 @@ class FcsFile(Node[FcsFileSettings]):
         self._merged += int(np.count_nonzero(rows["flags"] & MERGED))
         self._late += int(np.count_nonzero(rows["flags"] & LATE))
 
-    def _begin(self) -> None:
-        """Write all that stands before the events, up to a whole page."""
+    def _begun_text(self) -> bytes:
+        """All that stands before the events of a new file, up to a whole page."""
+        counts = zip(self._before, (self._events, self._merged, self._late), strict=True)
+        before, merged, late = (earlier + here for earlier, here in counts)
+        self._before = (before, merged, late)
+        self._events = self._merged = self._late = 0
+        self._largest[:] = 0
         fixed = _text(self._fixed_keywords())
         self._text_end = len(self._head()) + len(fixed) - 1
         self._data_at = -(-(self._text_end + 1) // PAGE) * PAGE
-        self._file.append((self._head() + fixed).ljust(self._data_at))
+        return (self._head() + fixed).ljust(self._data_at)
 
     def _head(self) -> bytes:
         """The start of the file, with everything in it that changes while the file grows.

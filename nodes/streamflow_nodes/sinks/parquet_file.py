@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from streamflow.errors import NodeError
-from streamflow.node import In, Node, OutputPath, Positive, Settings
+from streamflow.node import In, Node, OutputPath, Positive
 from streamflow.packet import Packet, Table
 
 from ..files import AssembledFile, library
+from ..output_files import FullDiskSettings, OutputFile
 from ..table_columns import Path as Place
 from ..table_columns import Rows, column, distinct, file_columns, text_of
 
 
-class ParquetFileSettings(Settings, frozen=True, kw_only=True):
-    """Where to write, and which columns."""
+class ParquetFileSettings(FullDiskSettings, frozen=True, kw_only=True):
+    """Where to write, which columns, and what to do when the disk is full."""
 
     path: OutputPath
     columns: list[str] = []
@@ -39,6 +40,8 @@ class ParquetFile(Node[ParquetFileSettings]):
     Parquet file is built from that while the graph runs, and is there whole or not at all. The file
     of an earlier run stays until then. After a crash no row is repeated or lost; on a full disk
     whole packets remain in the journal. A stream without packets gives a file without columns.
+    With `stop_writing` or `rotate`, a full disk costs the Parquet file that is being built before
+    it costs rows: it is built at the end, where there is room, and else the journal is what stays.
 
     Needs the extra `files`. Emits nothing. Keeps the length of the journal and the columns' types.
 
@@ -46,21 +49,29 @@ class ParquetFile(Node[ParquetFileSettings]):
     """
 
     rows = In(Table)
-    faults = ("text_not_utf8",)
+    faults = ("text_not_utf8", "not_written")
 
     def open(self) -> None:
         path = self.settings.path
         self._arrow = library("pyarrow", path, "files")
         library("pyarrow.parquet", path, "files")
         self._header = distinct(self.settings.columns, self.name)
-        group = self.settings.row_group
-        self._file = AssembledFile(
-            path, self.name, ".arrows", lambda journal, draft: _Builder(journal, draft, group)
-        )
+        self._file = OutputFile(path, self.settings, self.name, self._opened)
         self._dtype: np.dtype[Any] | None = None
         self._places: dict[str, Place] = {}
         self._schema: Any = None
         self._written = 0
+
+    def _opened(self, path: Path) -> AssembledFile:
+        settings = self.settings
+        return AssembledFile(
+            path,
+            self.name,
+            ".arrows",
+            lambda journal, draft: _Builder(journal, draft, settings.row_group),
+            reserve=settings.reserve,
+            draft_may_wait=settings.when_disk_full != "fail",
+        )
 
     def on_rows(self, packet: Packet[Table]) -> None:
         rows = packet.data.array
@@ -73,21 +84,21 @@ class ParquetFile(Node[ParquetFileSettings]):
             self._dtype, self._header = rows.dtype, list(self._places)
         cells = [self._cells(name, column(rows, at)) for name, at in self._places.items()]
         batch = self._arrow.record_batch(cells, names=self._header)
-        record = b""
-        if self._schema is None:
-            record = batch.schema.serialize().to_pybytes()
-        elif batch.schema != self._schema:
+        if self._schema is not None and batch.schema != self._schema:
             different = _different(batch.schema, self._schema)
             raise self._refused(
                 f"columns of other types than the file's: {different}; a file has one type for "
                 "each column: write a file for each table"
             )
-        if len(rows):
-            record += batch.serialize().to_pybytes()
-        if record:
-            self._file.append(record)
         self._schema = batch.schema
-        self._written += len(rows)
+        if self._file.append(lambda: self._record(batch)):
+            self._written += len(rows)
+        else:
+            self.count_fault("not_written", len(rows))
+
+    def _record(self, batch: Any) -> bytes:
+        head = b"" if self._file.length else bytes(batch.schema.serialize())
+        return head + (bytes(batch.serialize()) if batch.num_rows else b"")
 
     def _cells(self, name: str, values: Rows) -> Any:
         """One column as an Arrow array."""
@@ -126,26 +137,31 @@ class ParquetFile(Node[ParquetFileSettings]):
 
     def snapshot(self) -> dict[str, Any]:
         return {
-            "length": self._file.length,
-            "is_complete": self._file.is_complete,
+            **self._file.snapshot(),
             "rows": self._written,
             "header": "\n".join(self._header),
             "schema": b"" if self._schema is None else self._schema.serialize().to_pybytes(),
-            "text_not_utf8": self.fault_counts["text_not_utf8"],
+            **self.fault_counts,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._file.restore(int(state["length"]), bool(state["is_complete"]))
+        self._file.restore(state)
         self._written = int(state["rows"])
         self._header = state["header"].split("\n") if state["header"] else []
         schema = self._arrow.py_buffer(state["schema"])
         self._schema = self._arrow.ipc.read_schema(schema) if len(schema) else None
-        self.fault_counts["text_not_utf8"] = int(state["text_not_utf8"])
+        self.fault_counts = {fault: int(state[fault]) for fault in self.faults}
 
     def results(self) -> dict[str, Any]:
-        """Path, rows, and bytes of the finished file."""
-        size = Path(self.settings.path).stat().st_size if self._file.is_complete else 0
-        return {"path": self.settings.path, "rows": self._written, "bytes": size}
+        """Path, rows, bytes of the finished file, and what a full disk has changed."""
+        file = self._file.file
+        size = file.path.stat().st_size if file.is_complete else 0
+        return {
+            "path": self.settings.path,
+            "rows": self._written,
+            "bytes": size,
+            **self._file.results(),
+        }
 
 
 def _different(found: Any, expected: Any) -> str:
@@ -189,8 +205,10 @@ class _Builder:
         self._writer.close()
 
     def close(self) -> None:
-        self._writer.close()
-        self._journal.close()
+        try:
+            self._writer.close()
+        finally:
+            self._journal.close()
 
     def _flush(self) -> None:
         table = self._arrow.Table.from_batches(self._held)

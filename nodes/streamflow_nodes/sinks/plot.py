@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamflow.errors import NodeError
-from streamflow.node import FilePath, In, Microseconds, Node, OutputPath, Positive, Settings
+from streamflow.node import FilePath, In, Microseconds, Node, OutputPath, Positive
 from streamflow.packet import Events, Packet, Table
 
-from ..files import replace_file
+from ..output_files import FullDiskSettings, put_file
 from ..particle_figure import Page, Picture, Score, draw
 from ..particles import PARTICLE, require_particles
 from .particle_scorer import ParticleScorer
@@ -25,8 +25,8 @@ LAG_US = 50_000
 PICTURED_CLASSES = 8
 
 
-class PlotSettings(Settings, frozen=True, kw_only=True):
-    """Where to draw, what to say, and how much to keep."""
+class PlotSettings(FullDiskSettings, frozen=True, kw_only=True):
+    """Where to draw, what to say, how much to keep, and what to do when the disk is full."""
 
     path: OutputPath
     title: str = "Particles"
@@ -65,7 +65,7 @@ class Plot(Node[PlotSettings]):
     Emits nothing. Keeps at most `points` rows, a picture per class (the first 8), and the events
     of the last 50 ms of stream time; what was not kept is said on the page and in the results.
     Rows without a finite time, decisions too old to be matched and particles that could not be
-    pictured are counted.
+    pictured are counted, and so is a page for which the disk has no room (`not_written`).
 
         page: {kind: plot, inputs: {rows: classify.particles, bursts: bursts.bursts},
                settings: {path: run.png, note: simulated data}}
@@ -73,7 +73,7 @@ class Plot(Node[PlotSettings]):
 
     rows = In(Table)
     bursts = In(Events, optional=True)
-    faults = ("not_finite", "out_of_order", "not_pictured")
+    faults = ("not_finite", "out_of_order", "not_pictured", "not_written")
 
     def open(self) -> None:
         try:
@@ -101,6 +101,7 @@ class Plot(Node[PlotSettings]):
         self._waiting = np.empty(0, PARTICLE)
         self._sums: dict[str, NDArray[np.int64]] = {}
         self._pictured: Counter[str] = Counter()
+        self._drawn = self.settings.path
 
     def on_rows(self, packet: Packet[Table]) -> None:
         rows = packet.data.array
@@ -161,7 +162,9 @@ class Plot(Node[PlotSettings]):
             },
             score, settings.title, settings.note, settings.deadline_us,
         )  # fmt: skip
-        replace_file(settings.path, draw(page, settings.dpi), self.name)
+        place = put_file(settings.path, settings, draw(page, settings.dpi), self.name)
+        self.fault_counts["not_written"] = int(place is None)
+        self._drawn = settings.path if place is None else str(place)
 
     def snapshot(self) -> dict[str, Any]:
         state = {f"scorer.{key}": value for key, value in self._scorer.snapshot().items()}
@@ -209,7 +212,7 @@ class Plot(Node[PlotSettings]):
 
     def results(self) -> dict[str, Any]:
         return {
-            "path": self.settings.path,
+            "path": self._drawn,
             "particles": self._total,
             "one_in": self._stride,
             "pictured": dict(sorted(self._pictured.items())),

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamflow.errors import DeviceError, NodeError
-from streamflow.node import In, Node, OutputPath, Positive, Seconds, Settings
+from streamflow.node import In, Node, OutputPath, Positive, Seconds
 from streamflow.packet import Packet, Table
 
-from ..files import Hdf5Draft, RecordFile, library
+from ..files import Hdf5Draft, RecordFile, check_reserve, is_full, library
+from ..output_files import FullDiskSettings, OutputFile
 
 Rows = NDArray[Any]
 Above0 = Annotated[float, msgspec.Meta(gt=0)]
@@ -56,8 +57,8 @@ REQUIRED = ("time_us", "class")
 SCORES = ("ml_score_c00", "ml_score_c01")
 
 
-class RtdcFileSettings(Settings, frozen=True, kw_only=True):
-    """Where to write, and what the format wants to be told about the set-up."""
+class RtdcFileSettings(FullDiskSettings, frozen=True, kw_only=True):
+    """Where to write, what the format wants to be told, and what to do when the disk is full."""
 
     path: OutputPath
     channel_width: Above0
@@ -110,6 +111,11 @@ class RtdcFile(Node[RtdcFileSettings]):
     as a whole leaves `path` as of the last flush, and every row in `<path>.rows`: the bare records
     of the table.
 
+    On a full disk `path` stays as of the last flush. With `stop_writing` the rows that still fit
+    are in `<path>.rows`, which is not removed if `path` lacks some of them at the end (`in_file` in
+    the results says how many it has, `rows` where all are). With `rotate` all rows move: what was
+    written is copied into the next spare folder, where one file will hold everything.
+
     Values that are not finite are written as they are and counted (dclab leaves such events out on
     request). Emits nothing. Keeps the length of `<path>.rows`, the columns and the class names.
     Needs h5py.
@@ -126,22 +132,25 @@ class RtdcFile(Node[RtdcFileSettings]):
     """
 
     rows = In(Table)
-    faults = ("not_finite", "class_not_utf8")
+    faults = ("not_finite", "class_not_utf8", "not_written")
 
     def open(self) -> None:
         self._h5py = library("h5py", self.settings.path, "files")
         settings = self.settings
-        self._path = Path(settings.path)
-        if self._path.exists() and not self._path.is_file():
+        path = Path(settings.path)
+        if path.exists() and not path.is_file():
             raise NodeError(
-                self.name, f"{self._path} is not an ordinary file: give the path of one",
+                self.name, f"{path} is not an ordinary file: give the path of one",
                 kind="rtdc_file",
             )  # fmt: skip
-        self._journal = RecordFile(f"{settings.path}.rows", self.name)
+        self._journal = OutputFile(
+            f"{path}.rows", settings, self.name,
+            lambda rows: RecordFile(rows, self.name, reserve=settings.reserve), carries=True,
+        )  # fmt: skip
         self._begun = datetime.now().isoformat()
         self._dtype: np.dtype[Any] | None = None
         self._classes: tuple[str, ...] = tuple(settings.classes)
-        self._count = self._published = 0
+        self._count = self._published = self._tried = 0  # rows; in the file; when last written
         self._flush_at: int | None = None  # stream time of the next flush, us
         self._is_final = False
 
@@ -155,36 +164,47 @@ class RtdcFile(Node[RtdcFileSettings]):
                 packet, f"rows with {rows.dtype.names} after rows with {self._dtype.names}; a file "
                 "has one set of columns: give each kind of rows a file",
             )  # fmt: skip
+        if self._journal.is_stopped:
+            self.count_fault("not_written", len(rows))
+            return
         self._name_classes(packet, rows)
+        if not self._journal.append(rows.tobytes):
+            self.count_fault("not_written", len(rows))
+            return
         self._count_not_finite(rows)
-        self._journal.append(rows.tobytes())
         self._count += len(rows)
         if self._flush_at is None:
             self._publish(packet.stop)
 
+    @property
+    def _path(self) -> Path:
+        return self._journal.path.with_suffix("")  # without the .rows
+
     def advance(self, time: int) -> None:
-        grown = self._count - self._published
-        is_worth_it = grown > 0 and (self._count <= FEW or grown * GROWTH >= self._count)
+        grown = self._count - self._tried
+        is_small = self._count <= FEW and self._tried == self._published
+        is_worth_it = grown > 0 and (is_small or grown * GROWTH >= self._count)
         if self._flush_at is not None and time >= self._flush_at and is_worth_it:
             self._publish(time)
 
     def finish(self) -> None:
         if not self._is_final:
-            self._journal.begin()
-            self._publish(0)
-            self._is_final = True
+            self._journal.file.begin()
+            self._is_final = self._publish(0)
 
     def close(self) -> None:
         if hasattr(self, "_journal"):
             self._journal.close()
             if self._is_final:
-                self._journal.path.unlink(missing_ok=True)
+                for rows in (self._journal.path, *self._journal.left):
+                    rows.unlink(missing_ok=True)
 
     def snapshot(self) -> dict[str, Any]:
         descr = "" if self._dtype is None else repr(np.lib.format.dtype_to_descr(self._dtype))
         return {
-            "length": self._journal.length,
+            **self._journal.snapshot(),
             "count": self._count,
+            "published": self._published,
             "dtype": descr,
             "classes": json.dumps(self._classes),
             "begun": self._begun,
@@ -199,18 +219,22 @@ class RtdcFile(Node[RtdcFileSettings]):
         if state["dtype"]:
             self._dtype = np.lib.format.descr_to_dtype(ast.literal_eval(state["dtype"]))
         self._is_final = bool(state["is_final"])
-        if self._is_final:  # the file is whole; the rows may have been removed already
-            return
-        self._journal.restore(int(state["length"]))
-        if self._count:
+        self._published = int(state["published"])
+        if self._is_final:  # the rows may have been removed already
+            state = {**state, "length": 0}
+        self._journal.restore(state)
+        if self._count and not self._is_final:
             self._publish(0)
 
     def results(self) -> dict[str, Any]:
-        return {
-            "path": self.settings.path,
+        out: dict[str, Any] = {
+            "path": str(self._path),
             "particles": self._count,
             "classes": list(self._classes),
         }
+        if not self._is_final:
+            out |= {"in_file": self._published, "rows": str(self._journal.path)}
+        return out
 
     def _refused(self, packet: Packet[Table], what: str) -> NodeError:
         return NodeError(
@@ -262,11 +286,27 @@ class RtdcFile(Node[RtdcFileSettings]):
         is_finite = [np.isfinite(column) for column in values if column.dtype.kind == "f"]
         self.count_fault("not_finite", int((~np.all(is_finite, axis=0)).sum()))
 
-    def _publish(self, time: int) -> None:
-        """Put a complete file with all rows so far at the path, in one step."""
-        path = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+    def _publish(self, time: int) -> bool:
+        """Put a complete file with all rows so far at the path; False if the disk has no room."""
+        self._flush_at, self._tried = time + round(self.settings.flush * 1e6), self._count
+        while True:
+            try:
+                self._write()
+                self._published = self._count
+                return True
+            except DeviceError as error:
+                if self.settings.when_disk_full == "stop_writing" and is_full(error):
+                    # the rows may still fit, and there may be room again at the next flush
+                    self.log.warning("%s", error)
+                    return False
+                self._journal.full(error)
+
+    def _write(self) -> None:
+        """Write the file beside its path and put it there in one step."""
+        path = self._path.with_name(f".{self._path.name}.draft")  # the journal's lock guards it
         try:
             try:
+                check_reserve(path, self.settings.reserve, self._journal.length)
                 with Hdf5Draft(path) as draft:
                     with self._h5py.File(draft, "w") as file:
                         self._fill(file)
@@ -276,12 +316,9 @@ class RtdcFile(Node[RtdcFileSettings]):
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise DeviceError(
-                f"{self.name}: cannot write {self._path}: {os.strerror(error.errno or 0)}; all "
-                f"{self._count} particles are in {self._journal.path}; free space, or give a path "
-                "on another disk"
+                f"{self.name}: cannot write {self._path}: {error.strerror}; all {self._count} "
+                f"particles are in {self._journal.path}; free space, or give a path on another disk"
             ) from error
-        self._published = self._count
-        self._flush_at = time + round(self.settings.flush * 1e6)
 
     def _fill(self, file: Any) -> None:
         """Write attributes, features and the table into an empty HDF5 file."""
