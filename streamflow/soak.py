@@ -136,7 +136,10 @@ class Saboteur(threading.Thread):
             if all(hasattr(p, "board") for p in self.supervisor.processes.values()):
                 now = time.monotonic()
                 self._open = [wound for wound in self._open if not wound.look(now)]
-                self._strike(now)
+                if self.most > 0:
+                    self._strike(now)
+                elif self.supervisor.started_at and not self._open:
+                    self.supervisor.duration = 0.0  # all is done: let it drain
                 self._look_at_survivors(now)
 
     # --- faults -------------------------------------------------------------------------------
@@ -169,7 +172,7 @@ class Saboteur(threading.Thread):
         if "kill_in_start" not in self.kinds or not any(p.pid for p in self.victims):
             return
         if not self._start_at:
-            self._start_at = now + self.rng.uniform(0.0, 0.3)
+            self._start_at = now + self.rng.uniform(0.0, 0.2)
         elif self._start_at <= now < float("inf") and self._hurt("kill_in_start", now):
             self._start_at = float("inf")
 
@@ -255,10 +258,13 @@ def prepare(graph: Graph, *, restart: bool) -> tuple[Graph, list[str]]:
 
     A process may be hurt if it has `restart: on_failure`; `restart` gives that to all of them. Its
     `maximum` and `window` are lifted: they end a run that has too many deaths, as they should.
+    Processes on other hosts are left alone.
     Raises StreamflowError when there is nobody to hurt.
     """
     victims = [
-        name for name, spec in graph.processes.items() if restart or spec.restart.when != "never"
+        name
+        for name, spec in graph.processes.items()
+        if (restart or spec.restart.when != "never") and spec.host is None
     ]
     if not victims:
         raise StreamflowError(

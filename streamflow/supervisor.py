@@ -39,6 +39,7 @@ log = logging.getLogger("streamflow")
 VAULT_BYTES = 1 << 30  # sparse: two snapshots of at most 512 MiB a process
 STALL_S = 5.0  # every source blocked and nothing moves for this long: a deadlock
 FROZEN_S = 3.0  # a worker's loop turns 5 times a second at least
+STOPPED_S = 0.75  # the kernel says that a worker is stopped, at each look for this long
 LOOK_S = 0.25
 NOTES = 100  # restarts that the report describes; its counters know all of them
 FORK_SERVER_S = 60.0
@@ -88,6 +89,7 @@ class Process:
         self.due = 0.0  # when it may be started (again)
         self.began = 0.0
         self.still = 0.0  # seconds for which its loop has not been seen to turn
+        self.stopped = 0.0  # seconds for which it has been seen stopped (SIGSTOP)
         self.heartbeat = 0
         self.failure: Message | None = None
         self.cpu_s = self.rss_peak_mib = 0.0
@@ -434,7 +436,7 @@ class Supervisor:
                 continue
             if process.phase == "waiting" and now >= process.due:
                 process.phase, process.began = "starting", now
-                process.still = 0.0
+                process.still = process.stopped = 0.0
                 process.incarnation = process.restarts
                 self._launch(process)
 
@@ -574,7 +576,14 @@ class Supervisor:
         for process in self.processes.values():
             if process.pid and process.phase not in ("closed", "dead", "waiting"):
                 self._sample(process)
-            if process.pid and process.phase in ("running", "finished"):
+            if process.pid and process.stopped >= STOPPED_S:
+                process.stopped = 0.0
+                self._kill(
+                    process,
+                    f"process {process.name!r} ({', '.join(process.spec.nodes)}) was stopped "
+                    "(SIGSTOP), and nobody let it go on",
+                )
+            elif process.pid and process.phase in ("running", "finished"):
                 busy = self._busy(process)
                 limit = self.graph.limits.handler_seconds
                 if busy and busy[1] > limit:
@@ -587,8 +596,8 @@ class Supervisor:
                     self._kill(
                         process,
                         f"process {process.name!r} ({nodes}) has not moved for {FROZEN_S:g} s, "
-                        "though none of its nodes is busy: stopped (SIGSTOP, a debugger), or the "
-                        "machine is out of memory or far too busy",
+                        "though none of its nodes is busy: held by a debugger, or the machine is "
+                        "out of memory or far too busy",
                     )
         if self.started_at and not self._closing:
             self._check_stall(now)
@@ -636,6 +645,7 @@ class Supervisor:
             return  # its host says what it uses
         with contextlib.suppress(OSError, ValueError, IndexError):
             fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            process.stopped = process.stopped + LOOK_S if fields[0] == "T" else 0.0
             ticks = os.sysconf("SC_CLK_TCK")
             process.cpu_s = process.cpu_before + (int(fields[11]) + int(fields[12])) / ticks
             rss = int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20

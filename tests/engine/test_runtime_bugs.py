@@ -237,14 +237,14 @@ processes:
 
 
 @pytest.mark.parametrize("restart", ["never", RESTART], ids=["never", "on_failure"])
-def test_a_frozen_process_is_noticed_named_and_replaced(tmp_path: Path, restart: str) -> None:
+def test_a_stopped_process_is_noticed_named_and_replaced(tmp_path: Path, restart: str) -> None:
     policy = "" if restart == "never" else f", {restart}"
     it = Run(tmp_path, chain("none", 3000, processes=f"middle: {{nodes: [middle]{policy}}}"))
     flows(it, "total")
 
     os.kill(it.pids()["middle"], signal.SIGSTOP)
 
-    said = "process 'middle' (middle) has not moved for 3 s"
+    said = "process 'middle' (middle) was stopped (SIGSTOP)"
     if restart == "never":
         assert it.end() == 1
         assert said in it.report["error"]
@@ -253,6 +253,47 @@ def test_a_frozen_process_is_noticed_named_and_replaced(tmp_path: Path, restart:
         assert said in it.report["notes"][0]
         assert it.report["results"]["total"]["gaps"] == 0
         assert_closed(it.report)
+
+
+def test_a_process_stopped_inside_a_handler_is_replaced_long_before_the_handlers_limit(
+    tmp_path: Path,
+) -> None:
+    # it hangs so that the stop is sure to hit a handler; its limit is 30 s
+    it = Run(tmp_path, chain("hang"))
+    # packet 5 hangs, so the source is far ahead
+    it.wait_for(
+        lambda: it.last_look().get("nodes", {}).get("numbers", {}).get("packets_out", 0) > 20
+    )
+
+    os.kill(it.pids()["middle"], signal.SIGSTOP)
+    stopped = time.monotonic()
+
+    assert it.end() == 1
+    assert time.monotonic() - stopped < 20
+    assert "was stopped (SIGSTOP)" in it.report["error"]
+
+
+def test_a_process_stopped_while_it_opens_is_replaced(tmp_path: Path) -> None:
+    it = Run(tmp_path, chain("hang_open"))
+
+    pid = it.wait_for(lambda: it.pids().get("middle"))
+    os.kill(pid, signal.SIGSTOP)
+
+    assert it.end() == 1
+    assert "process 'middle' (middle) was stopped (SIGSTOP)" in it.report["error"]
+
+
+def test_a_process_that_is_stopped_only_for_a_moment_goes_on(tmp_path: Path) -> None:
+    it = Run(tmp_path, chain("none", 1500, processes=f"middle: {{nodes: [middle], {RESTART}}}"))
+    flows(it, "total")
+
+    pid = it.pids()["middle"]
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.3)
+    os.kill(pid, signal.SIGCONT)
+
+    assert it.end() == 0, it.report["error"]
+    assert it.report["processes"]["middle"]["restarts"] == 0
 
 
 def test_a_slow_handler_is_not_taken_for_a_frozen_process(tmp_path: Path) -> None:
