@@ -263,9 +263,15 @@ def leftovers(clean: bool) -> Iterator[Finding]:
 def _lock_of_dead(run: Path) -> int | None:
     """The lock of a run that died, now held by us (-1: it has none); None while the run lives."""
     try:
+        is_new = time.time() - run.stat().st_mtime <= NEWBORN
+    except FileNotFoundError:  # it ended just then
+        return None
+    if run.name.startswith(".") and is_new:
+        return None  # it is about to take its lock
+    try:
         lock = os.open(run / "lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:  # being started just now, or killed just then
-        return -1 if time.time() - run.stat().st_mtime > NEWBORN else None
+        return None if is_new else -1
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -417,6 +417,8 @@ def runs(folder: Path) -> Iterator[Path]:
     (base / "unborn").mkdir()
     os.utime(base / "unborn", (time.time() - 3600,) * 2)
     (base / "newborn").mkdir()
+    (base / ".newborn").mkdir()
+    (base / ".newborn" / "lock").touch()  # a moment before it is taken
     with (base / "living" / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield base
@@ -431,8 +433,10 @@ def test_doctor_finds_what_dead_runs_left_and_leaves_it(
         f"{runs / 'dead'} is of a run that died",
         f"{runs / 'unborn'} is of a run that died",
     ]
-    assert found["runtime directory"][0]["what"] == f"{runs}, 2 running"
-    assert sorted(path.name for path in runs.iterdir()) == ["dead", "living", "newborn", "unborn"]
+    assert found["runtime directory"][0]["what"] == f"{runs}, 3 running"
+    assert sorted(path.name for path in runs.iterdir()) == [
+        ".newborn", "dead", "living", "newborn", "unborn",
+    ]  # fmt: skip
 
 
 def test_doctor_cleans_what_dead_runs_left_and_nothing_else(
@@ -440,7 +444,7 @@ def test_doctor_cleans_what_dead_runs_left_and_nothing_else(
 ) -> None:
     findings(capsys, "--clean")
 
-    assert sorted(path.name for path in runs.iterdir()) == ["living", "newborn"]
+    assert sorted(path.name for path in runs.iterdir()) == [".newborn", "living", "newborn"]
     assert "leftover" not in findings(capsys)
 
 
