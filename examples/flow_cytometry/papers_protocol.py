@@ -126,7 +126,12 @@ def encode(folder: Path, step: int) -> tuple[Array, Array, Array]:
     with (folder / "counts").open("wb") as counts, (folder / "codes").open("wb") as codes:
         total = 0
         for packet in kept_bins(folder / "bins.raw"):
-            a = packet.data.array
+            a, size = packet.data.array, (packet.data.width, packet.data.height)
+            if size != (COLUMNS, ROWS):
+                raise SystemExit(
+                    f"{folder.name}.raw: cells of {size[0]}x{size[1]}; expected "
+                    f"{COLUMNS}x{ROWS}: choose --factor so that the sensor has as many"
+                )
             cell = (a["polarity"].astype(np.int64) * ROWS + a["y"]) * COLUMNS + a["x"]
             np.bincount(cell, minlength=CELLS).astype(np.uint16).tofile(counts)
             # several events of a cell in a step are one input

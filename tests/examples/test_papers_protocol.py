@@ -17,9 +17,10 @@ from streamflow_nodes.processors.leaky_filter import LeakyFilter
 from streamflow_nodes.processors.minimum_events import MinimumEvents
 from streamflow_nodes.processors.once_per_step import OncePerStep
 from streamflow_nodes.processors.window import Window
+from streamflow_nodes.sinks.event_file_writer import EventFileWriter
 from streamflow_nodes.sources.event_file import EventFile
 
-from streamflow.testing import drive
+from streamflow.testing import drive, events
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data" / "cytometry"
@@ -102,6 +103,26 @@ def test_models_decide_in_the_graphs_nodes_as_they_did_in_training(recordings, t
         assert said is not None, table
         # torch adds in float32 and the node in float64: a bin at the threshold may differ
         assert abs(100 * count / bins - float(said[1])) < 100.5 / bins, file
+
+
+def test_cells_of_another_grid_are_refused(tmp_path):
+    pytest.importorskip("sklearn", reason="training needs scikit-learn: extra train")
+    spec = importlib.util.spec_from_file_location("papers_protocol", PROTOCOL)
+    protocol = importlib.util.module_from_spec(spec)
+    sys.modules["papers_protocol"] = protocol  # its dataclasses look there
+    spec.loader.exec_module(protocol)
+    for name, width, height in (("right", 32, 24), ("wrong", 64, 48)):
+        (tmp_path / name).mkdir()
+        bins = EventFileWriter({"path": str(tmp_path / name / "bins.raw")})
+        rows = [(10, 5, 7, 1), (20, 5, 7, 1), (30, width - 1, height - 1, 0)]
+        drive(bins, events=[events(rows, width=width, height=height)])
+
+    counts, codes, ends = protocol.encode(tmp_path / "right", 10)
+
+    assert (counts.shape, counts.sum(), counts[0, (24 + 7) * 32 + 5]) == ((1, 1536), 3, 2)
+    assert (len(codes), ends.tolist()) == (3, [3])
+    with pytest.raises(SystemExit, match="cells of 64x48; expected 32x24: .*--factor"):
+        protocol.encode(tmp_path / "wrong", 10)
 
 
 def test_recordings_that_do_not_pair_are_refused(tmp_path):
