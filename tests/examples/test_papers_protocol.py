@@ -121,7 +121,7 @@ def test_cells_of_another_grid_are_refused(tmp_path):
 
     assert (counts.shape, counts.sum(), counts[0, (24 + 7) * 32 + 5]) == ((1, 1536), 3, 2)
     assert (len(codes), ends.tolist()) == (3, [3])
-    with pytest.raises(SystemExit, match="cells of 64x48; expected 32x24: .*--factor"):
+    with pytest.raises(SystemExit, match=r"cells of 64x48; expected 32x24: .*--factor"):
         protocol.encode(tmp_path / "wrong", 10)
 
 

@@ -95,6 +95,15 @@ def test_a_sender_that_began_anew_goes_on_where_stream_time_stands() -> None:
     assert stream.faults.tolist() == [0, 0, 2, 1]
 
 
+def test_a_sender_that_began_anew_within_a_group_is_heard_from_the_next_one_on() -> None:
+    stream = Stream()
+
+    times = [stream.times(group) for group in ([10_000_000], [10_000_001, 50], [60, 70])]
+
+    assert times == [[10_000_000], [10_000_001], [10_000_001, 10_000_011]]
+    assert stream.faults[[order.JUMPED, order.ADOPTED]].tolist() == [1, 1]
+
+
 def test_a_camera_that_is_back_begins_at_the_base_at_once() -> None:
     stream = Stream()
     stream.times([10_000_000])

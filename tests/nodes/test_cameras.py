@@ -361,6 +361,17 @@ def test_events_after_a_gap_wait_for_words_that_say_their_time_and_row() -> None
     assert read.reached == 12_290
 
 
+def test_half_a_word_before_a_gap_is_not_joined_to_what_comes_after_it() -> None:
+    sound, again = [0x8001, 0x6005, 0x0007, 0x2003], [0x8003, 0x6001, 0x0002, 0x2001]
+    data = [np.array(words, "<u2").tobytes() for words in (sound, again)]
+    camera = Prophesee()
+    camera.take(RawDevice((data[0] + b"\x04", [], 0), (data[1], [0], 1)))
+
+    rows, _ = all_of(camera)
+
+    assert rows.tolist() == [[4101, 3, 7, 0], [12_289, 1, 2, 0]]
+
+
 def test_a_gap_may_be_longer_than_one_usb_packet() -> None:
     sound, lost = [0x8001, 0x6005, 0x0007, 0x2003], [0x2004, 0x0009]
     again = [0x2004, 0x8003, 0x6001, 0x0002, 0x2001]

@@ -154,6 +154,18 @@ def test_a_camera_that_tells_its_time_closes_slices_without_waiting() -> None:
     assert (first.start, first.stop, len(first.data)) == (1_000_000, 1_000_500, 1)
 
 
+def test_a_camera_that_tells_an_impossible_time_moves_nothing() -> None:
+    reads: list[Read | None] = [
+        brings((1_000_100, 1, 1, 1), reached=5_000_000_000), brings((1_000_700, 2, 2, 1)),
+    ]  # fmt: skip
+    filming = Filming(Plug(reads), silence=1000)
+
+    filming.until(1)
+
+    assert filming.rows == [(1_000_100, 1, 1, 1), (1_000_700, 2, 2, 1)]
+    assert filming.faults == {}
+
+
 def test_a_replugged_camera_goes_on_and_the_gap_is_as_long_as_it_was() -> None:
     plug = Plug(
         [brings((50_000_000, 1, 1, 1)), None],
@@ -307,6 +319,17 @@ def test_a_restarted_node_goes_on_in_stream_time_with_a_camera_that_began_anew()
     assert second.rows[0][0] >= state["passed"]
     assert second.faults == {}
     assert second.node.results()["events"] == 2
+
+
+def test_how_long_a_camera_was_gone_is_added_up_over_restarts() -> None:
+    first = Filming(Plug([brings((1, 1, 1, 1)), None], [brings((1, 1, 1, 1))]), silence=0.005)
+    first.wait(lambda: first.node.results()["disconnected_s"] > 0)
+    first.stop()
+
+    second = Filming(Plug([], [brings((1, 1, 1, 1))]), first.node.snapshot())
+    second.stop()
+
+    assert second.node.results()["disconnected_s"] == first.node.results()["disconnected_s"] > 0.1
 
 
 def test_a_run_that_ends_waits_for_the_camera_for_milliseconds_only() -> None:

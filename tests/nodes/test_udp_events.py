@@ -216,6 +216,25 @@ def test_a_time_that_stands_still_does_not_fill_the_memory(
     assert listener.faults["time_backward"] > 1000
 
 
+def test_few_events_do_not_hold_the_memory_of_many_that_were_dropped() -> None:
+    stream = live_events.LiveStream(
+        UdpEvents({"port": 0, "width": 64, "height": 48}),
+        live_events.LiveLimits(duration=10**6, longest=10**6, silence=None),
+    )
+
+    for number in range(5):
+        rows = np.zeros(10_000, EVENT)
+        rows["timestamp"], rows["x"] = number, 64  # outside, but for one
+        rows["x"][number] = 1
+        stream.add(rows.view(np.int64), np.array([10_000]), 0, (64, 48))
+    held = [it if it.base is None else it.base for it in stream._held]
+    ((_, _, array),) = stream.rest()
+
+    assert array["timestamp"].tolist() == list(range(5))
+    assert len(held) == 5
+    assert sum(it.nbytes for it in held) < 16 * 10_000
+
+
 def test_only_the_sender_that_was_named_is_heard(listen: Any) -> None:
     listener = listen(sender="127.0.0.2")
     other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
