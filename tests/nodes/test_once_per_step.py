@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamflow_nodes.processors.once_per_step import OncePerStep
 
+from streamflow.packet import EVENT
 from streamflow.testing import cut, drive, events
 
 streams = st.lists(
@@ -50,6 +51,15 @@ def test_neither_the_cut_nor_a_restart_changes_anything(steps, size, at):
 
     together = [*before.items("kept").tolist(), *after.items("kept").tolist()]
     assert together == drive(OncePerStep({"step": 7}), events=[whole]).items("kept").tolist()
+
+
+def test_an_event_of_a_step_that_is_over_is_left_out():
+    rows = [(25, 0, 0, 1), (19, 0, 0, 1), (15, 1, 0, 1), (31, 0, 0, 1)]
+    backward = events(np.array(rows, EVENT), width=2, height=1, start=0, stop=40)
+
+    out = drive(OncePerStep({"step": 10}), events=[backward])
+
+    assert out.items("kept").tolist() == [rows[0], rows[2], rows[3]]
 
 
 def test_events_outside_the_sensor_are_dropped_and_counted():

@@ -341,6 +341,24 @@ def test_a_restarted_node_goes_on_after_what_was_given_out(listen: Any) -> None:
     assert second.snapshot()["events"] == 4 - 1  # what the first one held is gone
 
 
+def test_a_restarted_node_counts_arrivals_from_the_first_start(listen: Any) -> None:
+    first = listen(format="spif")
+    state = first.node.snapshot()
+    first.stop()
+    state["begun"] -= 10_000_000_000  # as if it had begun 10 s earlier
+
+    second = UdpEvents({"port": 0, "width": 64, "height": 48, "format": "spif", "end_after": 0.05})
+    second.open()
+    second.restore(state)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        content = struct.pack("<I", 1 << 31 | 5 << 16 | 6)
+        sender.sendto(content, ("127.0.0.1", second.results()["port"]))
+    out = drive(second, opened=True)
+
+    (row,) = out.items("events").tolist()
+    assert 10_000_000 <= row[0] < 10_000_000 + LIMIT * 1_000_000
+
+
 def test_a_port_that_is_taken_is_one_clear_error() -> None:
     taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     taken.bind(("127.0.0.1", 0))
