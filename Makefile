@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt
 STAMPED := pyproject.toml constraints.txt
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench fuzz docs clean
 
 SAMPLE := $(CURDIR)/graphs/flow_cytometry/sample.truth.csv
 
@@ -25,9 +25,15 @@ lint: .venv/test.stamp
 	$(BIN)/lint-imports
 
 bench: .venv/test.stamp
-	@for script in benchmarks/[!_]*.py; do \
+	@for script in $(filter-out benchmarks/fuzz.py,$(wildcard benchmarks/[!_]*.py)); do \
 	  echo "== $$script"; NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; \
 	done
+
+# MINUTES for all readers together; a finding is kept in out/fuzz.
+MINUTES ?= 10
+fuzz: .venv/test.stamp
+	$(INSTALL) -e '.[fuzz]'
+	NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --minutes $(MINUTES)
 
 # What is generated from the code and committed; tests compare.
 docs: .venv/test.stamp

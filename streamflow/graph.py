@@ -277,7 +277,7 @@ class _Check:
         kind = values.get("kind", "")
         given = self.faults.mapping(tree, "settings", f"{where}'settings'")
         inputs = self.faults.mapping(tree, "inputs", f"{where}'inputs'")
-        found = self._class(kind) if kind else None
+        found = self._class(kind) if "kind" in values else None
         if isinstance(found, str):
             self.faults.tell(tree.entries["kind"].line, f"{where}{found}")
             found = None

@@ -116,7 +116,11 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         self.environment = {**os.environ, **THREADS, "NUMBA_CACHE_DIR": str(cache_directory())}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "streamflow.forkserver", str(theirs.fileno()), str(os.getpid())],
+            [
+                *_program(sys.executable, "streamflow.forkserver"),
+                str(theirs.fileno()),
+                str(os.getpid()),
+            ],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env=self.environment,
@@ -457,7 +461,7 @@ class Supervisor:
                 "fork", process=process.name, incarnation=process.incarnation, path=path
             )
             return
-        command = [process.spec.python, "-m", "streamflow.worker", path, process.name]
+        command = [*_program(process.spec.python, "streamflow.worker"), path, process.name]
         command += [str(process.incarnation), str(os.getpid())]
         try:
             process.child = subprocess.Popen(
@@ -1171,6 +1175,18 @@ def address_of(address: str) -> str:
         raise TransportError(f"host {name!r} has no address: {error}") from error
 
 
+def _program(python: str, module: str) -> list[str]:
+    """The command that runs a module of ours as `-m` does, but imports nothing from where one is.
+
+    Recordings and graphs lie in the working directory, and a `numpy.py` among them is not to run.
+    """
+    return [
+        python, "-c",
+        "import sys; sys.path[:] = [place for place in sys.path if place]; import runpy; "
+        f"runpy.run_module('{module}', run_name='__main__', alter_sys=True)",
+    ]  # fmt: skip
+
+
 def versions() -> dict[str, str]:
     """What ran: Python, streamflow, and the libraries that decide results."""
     found = {"python": platform.python_version(), "streamflow": __version__}
@@ -1194,9 +1210,17 @@ def cache_directory() -> Path:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
-                return path
+                pass
         except OSError:
             continue
+        status = path.stat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:
+            raise TransportError(
+                f"{path} is for compiled kernels, which are executed; it belongs to user "
+                f"{status.st_uid} with mode {status.st_mode & 0o777:o}, and must be yours and "
+                "nobody else's to write: chmod go-w it, or set NUMBA_CACHE_DIR to another folder"
+            )
+        return path
     raise TransportError(f"no folder for compiled kernels can be written: tried {paths}")
 
 

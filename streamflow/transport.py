@@ -8,10 +8,12 @@ can arrive. What ZeroMQ's own queues would hold is bounded by credits, never by 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import math
 import os
 import shutil
+import stat
 import struct
 import time
 from collections import deque
@@ -71,12 +73,15 @@ def runtime_directory() -> Path:
     """Where runs keep their sockets: private to the user, made if it is not there."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     path = Path(base, "streamflow") if base else Path(f"/tmp/streamflow-{os.getuid()}")
-    path.mkdir(mode=0o700, parents=False, exist_ok=True)
-    status = path.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    status = path.lstat()  # a link in /tmp could be anyone's, to a folder of mine that is swept
+    if not stat.S_ISDIR(status.st_mode) or (status.st_uid, status.st_mode & 0o077) != (
+        os.getuid(), 0,
+    ):  # fmt: skip
         raise TransportError(
             f"{path} belongs to user {status.st_uid} with mode {status.st_mode & 0o777:o}; "
-            "it must be yours with mode 700: remove it, or set XDG_RUNTIME_DIR"
+            "it must be a folder of yours with mode 700: remove it, or set XDG_RUNTIME_DIR"
         )
     return path
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from streamflow.errors import DeviceError
 from streamflow.packet import EVENT
 
+from .bounded_files import check_storage
 from .event_recording import COLUMN_NAMES, EventWords, Recording, fill_column
 from .files import library
 
@@ -166,21 +167,17 @@ def _check_storage(h5py: Any, dataset: Any, path: str) -> None:
     """DeviceError unless the dataset's rows lie in this file, in chunks of a reasonable size."""
     plist = dataset.id.get_create_plist()
     where = f"{path}: {dataset.name}"
-    if dataset.is_virtual or plist.get_external_count():
-        raise DeviceError(f"{where} lies in other files; expected the events here: copy them in")
     for index in range(plist.get_nfilters()):
         code, _, _, name = plist.get_filter(index)
         _check_filter(h5py, where, code, name.decode(errors="replace"))
+    try:
+        check_storage(h5py, dataset, CHUNK_LIMIT)
+    except ValueError as error:
+        raise DeviceError(f"{path}: {error}: save it again") from error
     rows = len(dataset)
     if dataset.chunks is None:
         stored = dataset.id.get_storage_size() // dataset.dtype.itemsize
     else:
-        size = dataset.chunks[0] * dataset.dtype.itemsize
-        if size > CHUNK_LIMIT:
-            raise DeviceError(
-                f"{where} has chunks of {size} bytes; expected at most {CHUNK_LIMIT}: save it "
-                "again with smaller ones"
-            )
         stored = dataset.id.get_num_chunks() * dataset.chunks[0]
     if stored < rows:
         # HDF5 would make the missing rows up as zeros

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from streamflow.errors import DeviceError
 from streamflow.packet import EVENT
 
+from .bounded_files import NPZ_FAULTS, npy_header, open_npz
 from .column_recordings import open_hdf5, open_parquet
 from .event_recording import (
     BLOCK,
@@ -223,7 +224,13 @@ def _evt_version(words: dict[str, list[str]]) -> str:
     """'2', '2.1' or '3', else what the header says."""
     said = (words.get("evt") or [""])[0]
     if not said and "format" in words:
-        said = words["format"][0].split(";")[0].upper().removeprefix("EVT").replace("21", "2.1")
+        said = (
+            (words["format"] or [""])[0]
+            .split(";")[0]
+            .upper()
+            .removeprefix("EVT")
+            .replace("21", "2.1")
+        )
     return said.removesuffix(".0")
 
 
@@ -309,9 +316,10 @@ def _open_aedat4(path: str) -> Recording:
 
 
 def _check_aedat4_header(path: str) -> None:
-    """DeviceError when the header says that it is longer than the file.
+    """DeviceError when the header says that it is longer than the file, or holds no text.
 
-    faery would reserve what the header says before it reads.
+    faery would reserve what the header says before it reads, and it ends the process (Rust's abort)
+    where the description is not UTF-8.
     """
     with opened(path) as file:
         length = int.from_bytes(file.read(18)[14:], "little")
@@ -320,6 +328,63 @@ def _check_aedat4_header(path: str) -> None:
                 f"{path}: the AEDAT4 header says {length} bytes, which the file does not have; "
                 "expected a whole header: the file is cut off or damaged"
             )
+        header = file.read(min(length, AEDAT4_HEADER + 1))
+    try:
+        if length > AEDAT4_HEADER:
+            raise ValueError(f"{length} bytes, over {AEDAT4_HEADER}")
+        info, end = _aedat4_info(header)
+        info.decode()
+    except (ValueError, struct.error) as error:
+        raise DeviceError(
+            f"{path}: the AEDAT4 header cannot be read ({error}); expected a description of the "
+            "streams in UTF-8: the file is damaged"
+        ) from error
+    _check_aedat4_packets(path, 18 + length, end)
+
+
+AEDAT4_HEADER = 1 << 20  # bytes
+AEDAT4_PACKET = 1 << 26  # bytes that a packet which is cut off may say that it has
+
+
+def _aedat4_info(header: bytes) -> tuple[bytes, int]:
+    """What an AEDAT4 header, a flatbuffer, has as its third and second fields.
+
+    They are the description, and where in the file its table of packets begins (0: it has none).
+    """
+
+    def at(form: str, place: int) -> int:
+        if place < 0:
+            raise ValueError("it points before its beginning")
+        return int(struct.unpack_from(form, header, place)[0])
+
+    table = at("<I", 0)
+    fields = table - at("<i", table)
+    size = at("<H", fields)
+    offset = at("<H", fields + 6) if size >= 8 else 0
+    end = max(0, at("<q", table + offset)) if offset else 0
+    offset = at("<H", fields + 8) if size >= 10 else 0
+    if not offset:
+        return b"", end
+    text = table + offset + at("<I", table + offset)
+    length = at("<I", text)
+    if text + 4 + length > len(header):
+        raise ValueError("its description ends beyond it")
+    return header[text + 4 : text + 4 + length], end
+
+
+def _check_aedat4_packets(path: str, at: int, end: int) -> None:
+    """DeviceError where a packet says that it goes far beyond the file: faery would reserve it."""
+    with opened(path) as file:
+        whole = os.fstat(file.fileno()).st_size
+        while at < (end or whole):
+            file.seek(at)
+            length = int.from_bytes(file.read(8)[4:], "little", signed=True)
+            if length > max(AEDAT4_PACKET, whole - at):
+                raise DeviceError(
+                    f"{path}: an AEDAT4 packet says {length} bytes, which the file does not have; "
+                    "expected whole packets: the file is damaged"
+                )
+            at += 8 + max(0, length)
 
 
 @contextmanager
@@ -489,16 +554,9 @@ def _bad_line(path: str, text: bytes, line: int, result: NDArray[np.int64]) -> D
 # --- NPZ ------------------------------------------------------------------------------------------
 
 
-# zipfile and numpy's header parser raise all of these on damaged or hostile archives
-NPZ_FAULTS = (
-    zipfile.BadZipFile, zlib.error, OSError, ValueError, KeyError, EOFError, SyntaxError, TypeError,
-    RuntimeError, NotImplementedError,
-)  # fmt: skip
-
-
 def _open_npz(path: str) -> Recording:
     try:
-        archive = zipfile.ZipFile(path)
+        archive = open_npz(path)
         members = {Path(name).stem.lower(): name for name in archive.namelist()}
         columns = _npz_columns(archive, members)
         size = [_npz_number(archive, members, side) for side in ("width", "height")]
@@ -526,7 +584,7 @@ def _npz_columns(
     found: dict[str, tuple[str, str | None]] = {}
     for stem, member in members.items():
         with archive.open(member) as stream:
-            shape, dtype = _npy_header(stream)
+            shape, _, dtype = npy_header(stream)
         if len(shape) != 1:
             continue
         if dtype.names is None and stem in COLUMN_NAMES:
@@ -543,26 +601,11 @@ def _npz_columns(
     return found
 
 
-def _npy_header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of the .npy file that `stream` is at the start of; nothing is allocated."""
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"NPY version {version}")
-    read = (
-        np.lib.format.read_array_header_1_0 if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )  # fmt: skip
-    shape, _, dtype = read(stream)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are never loaded")
-    return shape, dtype
-
-
 def _npz_number(archive: zipfile.ZipFile, members: dict[str, str], name: str) -> int | None:
     if name not in members:
         return None
     with archive.open(members[name]) as stream:
-        shape, dtype = _npy_header(stream)
+        shape, _, dtype = npy_header(stream)
         if shape != () or dtype.kind not in "iu":
             raise ValueError(f"{name} is not a whole number")
         return int(np.frombuffer(stream.read(dtype.itemsize), dtype)[0])
@@ -578,7 +621,7 @@ def _npz_chunks(
     for member, _ in columns.values():
         if member not in streams:
             streams[member] = archive.open(member)
-            shape, dtypes[member] = _npy_header(streams[member])
+            shape, _, dtypes[member] = npy_header(streams[member])
             lengths.add(shape[0])
     if len(lengths) != 1:
         raise ValueError(f"t, x, y and p have different lengths: {sorted(lengths)}")

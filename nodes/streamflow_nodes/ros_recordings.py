@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from .files import library
 from .kernels import evt
 
 ROS_EVT3 = "ROS EVT3"
+CHUNK_LIMIT = 1 << 26  # bytes of a chunk of a ROS 1 bag, which is decompressed as a whole
+PIECE = 1 << 17  # words decoded at a time
 MESSAGE = "event_camera_msgs/msg/EventPacket"
 # The message as its package defines it. What a bag itself says of its messages is not used:
 # rosbags makes Python code of definitions.
@@ -84,13 +88,13 @@ def _types(path: str, store: str) -> Any:
 
 def _open(path: str, wanted: str, dialect: _Dialect) -> Recording:
     ros = dialect.ros
-    with _bag_errors(path, ros), ros.Reader(path) as bag:
+    with _bag_errors(path, ros), _reader(path, ros) as bag:
         topic = _chosen(path, bag, wanted)
         first = next(_messages(path, bag, topic, dialect), None)
 
     def chunks() -> Iterator[EventWords]:
         registers = evt.new_registers()
-        with _bag_errors(path, ros), ros.Reader(path) as bag:
+        with _bag_errors(path, ros), _reader(path, ros) as bag:
             total = sum(c.msgcount for c in bag.connections if c.topic == topic)
             last = None
             for count, message in enumerate(_messages(path, bag, topic, dialect), 1):
@@ -99,12 +103,40 @@ def _open(path: str, wanted: str, dialect: _Dialect) -> Recording:
                 last = message.seq
                 _check_message(path, message, count, recording)
                 recording.read = min(1.0, count / max(1, total))
-                yield evt3_events(_words(message, recording), registers, recording.counts)
+                words = _words(message, recording)
+                for at in range(0, len(words), PIECE):  # a word can hold 12 events
+                    yield evt3_events(words[at : at + PIECE], registers, recording.counts)
 
     width = None if first is None else int(first.width)
     height = None if first is None else int(first.height)
     recording = Recording(path, ROS_EVT3, width, height, chunks)
     return recording
+
+
+@contextmanager
+def _reader(path: str, ros: Any) -> Iterator[Any]:
+    """The open bag, whose ROS 1 chunks decompress to `CHUNK_LIMIT` bytes at the most."""
+    with ros.Reader(path) as bag:
+        chunks = getattr(bag, "chunks", {})  # of ROS 1 only; rosbags 0.11 has them as tuples
+        for place, chunk in chunks.items():
+            chunks[place] = chunk._replace(
+                decompressor=partial(_decompressed, chunk.decompressor, path)
+            )
+        yield bag
+
+
+def _decompressed(original: Callable[[bytes], bytes], path: str, data: bytes) -> bytes:
+    """What `original` makes of a chunk; ValueError where that is more than `CHUNK_LIMIT` bytes."""
+    if data.startswith(b"BZh"):
+        stream: Any = bz2.BZ2Decompressor()
+    elif data.startswith(b"\x04\x22\x4d\x18"):
+        stream = library("lz4.frame", path, "files").LZ4FrameDecompressor()
+    else:
+        return original(data)
+    content: bytes = stream.decompress(data, max_length=CHUNK_LIMIT)
+    if not stream.eof or stream.unused_data:
+        raise ValueError(f"a chunk is cut off, or becomes more than {CHUNK_LIMIT} bytes")
+    return content
 
 
 @contextmanager

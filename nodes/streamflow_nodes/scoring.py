@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import stat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from streamflow.errors import DeviceError
 
 TRUTH_COLUMNS = ("time_us", "class", "kind", "overlaps")
+TRUTH_LIMIT = 1 << 26  # bytes: some two million particles
 KINDS = ("bead", "doublet", "debris")
 
 
@@ -31,6 +34,11 @@ def read_truth(path: str, node: str) -> list[Particle]:
     """
     expected = f"expected a CSV file with the columns {', '.join(TRUTH_COLUMNS)}"
     try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > TRUTH_LIMIT:
+            raise DeviceError(
+                f"{node}: truth {path} is no file, or has more than {TRUTH_LIMIT} bytes; {expected}"
+            )
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             missing = [name for name in TRUTH_COLUMNS if name not in (reader.fieldnames or ())]

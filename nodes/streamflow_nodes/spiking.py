@@ -15,6 +15,7 @@ import nir
 import numpy as np
 from numpy.typing import NDArray
 
+from .bounded_files import check_model
 from .kernels import spiking_layers as rules
 from .kernels.spiking_layers import run_window
 
@@ -70,6 +71,7 @@ def read_network(path: str, *, dt: float, integrator: Integrator, reset: Reset) 
     if not Path(path).is_file():
         raise NetworkError(f"{path}: no such file; expected a network in NIR format (.nir)")
     try:
+        check_model(path)
         graph = nir.read(path)
     except Exception as error:  # nir raises whatever h5py, numpy or an assertion raises
         raise NetworkError(f"{path}: not a readable NIR network ({error})") from error

@@ -837,7 +837,7 @@ def test_a_runtime_directory_that_others_can_enter_is_refused(private: Path, mod
         runtime_directory()
 
     assert f"with mode {mode:o}" in str(raised.value)
-    assert "it must be yours with mode 700: remove it, or set XDG_RUNTIME_DIR" in str(raised.value)
+    assert "a folder of yours with mode 700: remove it, or set XDG_RUNTIME_DIR" in str(raised.value)
 
 
 def test_a_path_too_long_for_a_socket_is_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +12,7 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, FilePath, Fraction, In, Microseconds, Node, Out, Settings
 from streamflow.packet import Events, Packet, Table
 
+from ..bounded_files import NPZ_FAULTS, read_npz
 from ..bursts import cell_size, inner_window, warm_up
 from ..event_packets import Sensor, check_sensor, no_words, words_of
 from ..kernels.burst_measures import count_image
@@ -88,14 +89,14 @@ class CountClassifier(Node[CountClassifierSettings], stateless=True):
     def _read(self) -> dict[str, Any]:
         path = self.settings.model
         try:
-            with np.load(path, allow_pickle=False) as file:
-                model = {field: file[field] for field in file.files}
+            model = read_npz(path)
         except FileNotFoundError as error:
             raise NodeError(self.name, f"{path}: no such file; expected a model (.npz)") from error
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except NPZ_FAULTS as error:
             raise NodeError(self.name, f"{path}: not a readable model (.npz): {error}") from error
         if missing := [field for field in FIELDS if field not in model]:
             raise NodeError(self.name, f"{path}: has no {missing}; expected {list(FIELDS)}")
+        self._check_types(model)
         if model["grid"].shape != (2,) or model["window_us"].shape != () or model["grid"].min() < 1:
             raise NodeError(
                 self.name,
@@ -104,15 +105,18 @@ class CountClassifier(Node[CountClassifierSettings], stateless=True):
             )
         model = {
             "outputs": model["classes"],
-            "slices": np.int64(1),
-            "power": np.float64(0.5),
+            "slices": np.array(1),
+            "power": np.array(0.5),
         } | model
         slices, window = model["slices"], int(model["window_us"])
         if slices.shape != () or not 1 <= slices <= window or window % slices:
             raise NodeError(
                 self.name, f"{path}: slices is {slices}; expected a divisor of window_us {window}"
             )
-        outputs, features = len(model["outputs"]), 2 * int(slices * np.prod(model["grid"]))
+        outputs, features = (
+            len(model["outputs"]),
+            2 * int(slices) * math.prod(model["grid"].tolist()),
+        )
         for field, shape in {
             "weights": (outputs, features),
             "bias": (outputs,),
@@ -131,6 +135,29 @@ class CountClassifier(Node[CountClassifierSettings], stateless=True):
         if not (model["scale"] > 0).all():
             raise NodeError(self.name, f"{path}: scale must be above 0")
         return model
+
+    def _check_types(self, model: dict[str, Any]) -> None:
+        """NodeError unless numbers are numbers and names are a list of text."""
+        wanted = dict.fromkeys(("weights", "bias", "mean", "scale", "power"), "iuf")
+        wanted |= dict.fromkeys(("grid", "window_us", "slices"), "iu")
+        wanted |= dict.fromkeys(("classes", "outputs"), "US")
+        for field, kinds in wanted.items():
+            if field in model and model[field].dtype.kind not in kinds:
+                raise NodeError(
+                    self.name,
+                    f"{self.settings.model}: {field} holds {model[field].dtype}; expected "
+                    + {"iuf": "numbers", "iu": "whole numbers", "US": "text"}[kinds],
+                )
+            if (
+                kinds == "US"
+                and field in model
+                and (model[field].ndim != 1 or not model[field].size)
+            ):
+                raise NodeError(
+                    self.name,
+                    f"{self.settings.model}: {field} has shape {model[field].shape}; expected a "
+                    "list of names",
+                )
 
     def on_bursts(self, packet: Packet[Events]) -> Iterator[Emission]:
         words = words_of(self, packet)
