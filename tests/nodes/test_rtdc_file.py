@@ -261,6 +261,38 @@ def test_a_killed_process_leaves_a_file_that_others_read(tmp_path: Path, wait: f
     np.testing.assert_array_equal(kept, particles(len(kept)))
 
 
+DYING = """
+import os, signal, sys
+import importlib.util
+from streamflow_nodes.sinks.rtdc_file import RtdcFile
+from streamflow.testing import drive
+spec = importlib.util.spec_from_file_location("here", sys.argv[2])
+here = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(here)
+class Dying(RtdcFile):
+    def _fill(self, file):
+        os.kill(os.getpid(), signal.SIGKILL)
+drive(Dying({"path": sys.argv[1], **here.SETUP}), rows=here.packets(here.particles(5), 5))
+"""
+
+
+def test_what_a_killed_process_was_writing_does_not_pile_up(tmp_path: Path) -> None:
+    path = tmp_path / "run.rtdc"
+    for _ in range(2):  # killed while it writes
+        subprocess.run([sys.executable, "-c", DYING, str(path), __file__], check=False)
+    left = len(list(tmp_path.iterdir()))
+
+    drive(node(path), rows=packets(particles(5), 5))
+
+    assert left == 2  # the rows, and one file that was not done
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_endless_flush_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(NodeError, match="flush is inf s; expected"):
+        node(tmp_path / "run.rtdc", flush=float("inf")).open()
+
+
 FILL = """
 import resource, sys
 from streamflow.errors import DeviceError

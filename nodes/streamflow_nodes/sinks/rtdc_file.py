@@ -18,6 +18,7 @@ from streamflow.errors import DeviceError, NodeError
 from streamflow.node import In, Node, OutputPath, Positive, Seconds
 from streamflow.packet import Packet, Table
 
+from ..event_packets import microseconds
 from ..files import Hdf5Draft, RecordFile, check_reserve, is_full, library
 from ..output_files import FullDiskSettings, OutputFile
 
@@ -137,6 +138,7 @@ class RtdcFile(Node[RtdcFileSettings]):
     def open(self) -> None:
         self._h5py = library("h5py", self.settings.path, "files")
         settings = self.settings
+        self._period = microseconds(self, "flush", settings.flush)
         path = Path(settings.path)
         if path.exists() and not path.is_file():
             raise NodeError(
@@ -288,7 +290,7 @@ class RtdcFile(Node[RtdcFileSettings]):
 
     def _publish(self, time: int) -> bool:
         """Put a complete file with all rows so far at the path; False if the disk has no room."""
-        self._flush_at, self._tried = time + round(self.settings.flush * 1e6), self._count
+        self._flush_at, self._tried = time + self._period, self._count
         while True:
             try:
                 self._write()
