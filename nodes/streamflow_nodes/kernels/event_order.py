@@ -12,7 +12,37 @@ from numpy.typing import NDArray
 
 EventWords = NDArray[np.int64]
 
+FURTHEST = 1 << 61  # us
 EVENT_BITS = (1 << 40) - 1  # x, y, polarity; the three bytes above are padding
+
+
+@njit(cache=True, nogil=True)
+def join_jumps(events: EventWords, longest: int, registers: NDArray[np.int64]) -> int:
+    """The number of jumps in time, each of which is taken out: time goes on where it stood.
+
+    events : (2 n,) int64, times changed in place
+    longest : int, us; an event further than that from the newest before it has jumped
+    registers : (3,) int64, updated: us that are added to times, the newest time, and whether there
+        has been one
+
+    A single wrong time is two jumps: there and back.
+    """
+    jumps = 0
+    shift, newest, begun = registers[0], registers[1], registers[2]
+    for index in range(events.shape[0] // 2):
+        raw = events[2 * index]
+        if raw > FURTHEST or raw < -FURTHEST:
+            continue  # garbage, with which sums could wrap; the caller refuses it
+        time = raw + shift
+        if begun != 0 and (time - newest > longest or newest - time > longest):
+            shift = newest - raw
+            time = newest
+            jumps += 1
+        newest = max(newest, time) if begun != 0 else time
+        begun = 1
+        events[2 * index] = time
+    registers[0], registers[1], registers[2] = shift, newest, begun
+    return jumps
 
 
 @njit(cache=True, nogil=True)

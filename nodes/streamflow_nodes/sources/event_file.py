@@ -13,8 +13,9 @@ from streamflow import DeviceError, Events, Node, Out, Settings
 from streamflow.node import Emission, FilePath, Positive, Seconds
 from streamflow.packet import EVENT
 
+from ..event_packets import microseconds
 from ..event_recording import SKIPPED, Layout, Recording
-from ..kernels.event_order import keep_ordered, slice_starts
+from ..kernels.event_order import join_jumps, keep_ordered, slice_starts
 from ..recordings import open_recording, warm_up
 
 EventArray = NDArray[Any]  # (n,) of EVENT
@@ -38,6 +39,9 @@ class EventFileSettings(Settings, frozen=True, kw_only=True):
     """Sensor size (pixels), for a file that does not say it."""
     backward_time: Literal["clamp", "drop", "fail"] = "clamp"
     """An event older than the newest before it: raised to that time, left out, or an error."""
+    longest_step: Seconds | None = None
+    """An event further than this (s) from the newest before it, back or ahead, belongs to a clock
+    that began anew: time goes on where it stood. By default all times are believed."""
     outside_sensor: Literal["drop", "fail"] = "drop"
     """An event outside the sensor: left out, or an error."""
     columns: str = ""
@@ -63,12 +67,14 @@ class EventFile(Node[EventFileSettings]):
     of empty slices when replayed as fast as possible, one per slice when paced (ten a second after
     one second of silence). A recording without events ends the stream at once.
 
-    Faults: `time_backward` (raised to the newest time, or dropped), `outside_sensor` (dropped),
-    `untimed` (EVT events before the first time word, dropped), `unknown_word` (EVT words of types
-    that the format does not define, skipped), `truncated` (the file ends inside a record; all
-    before it is delivered), `lost_message` (numbers missing in the sequence of a ROS bag). External
-    triggers are skipped and counted in the results. The decoder of AEDAT4 (faery) raises backward
-    times itself, uncounted, and ends at an event outside the sensor.
+    Faults: `time_backward` (raised to the newest time, or dropped), `time_jump` (steps beyond
+    `longest_step`, taken out), `outside_sensor` (dropped), `untimed` (EVT events before the first
+    time word, dropped), `unknown_word` (EVT words of types that the format does not define,
+    skipped), `truncated` (the file ends inside a record; all before it is delivered),
+    `lost_message` (numbers missing in the sequence of a ROS bag). A jump in an EVT file shows by
+    what is left of it beyond the format's wraps. External triggers are skipped and counted in the
+    results. The decoder of AEDAT4 (faery) raises backward times itself, uncounted, and ends at an
+    event outside the sensor.
 
     State: how far the recording has been read. A restarted node decodes from the beginning and goes
     on with exactly the next packet; its faults are those of the whole recording again.
@@ -77,7 +83,7 @@ class EventFile(Node[EventFileSettings]):
     """
 
     events = Out(Events)
-    faults = ("time_backward", "outside_sensor", *SKIPPED)
+    faults = ("time_backward", "time_jump", "outside_sensor", *SKIPPED)
 
     def open(self) -> None:
         s = self.settings
@@ -90,6 +96,10 @@ class EventFile(Node[EventFileSettings]):
         assert height is not None  # open_recording has refused a file without
         self._size = (width, height)
         self._newest = np.array([EARLIEST], np.int64)
+        self._joined = np.zeros(3, np.int64)
+        self._longest = 0
+        if s.longest_step is not None:
+            self._longest = microseconds(self, "longest_step", s.longest_step)
         self._first: int | None = None
         self._last = 0
         self._packets = self._events = 0
@@ -97,6 +107,7 @@ class EventFile(Node[EventFileSettings]):
         warm_up(self._recording)
         none, one = np.empty(0, np.int64), np.zeros(4, np.int64)
         keep_ordered(none, width, height, False, one[:1], one)
+        join_jumps(none, 1, one[:3])
         slice_starts(none, 1, one)
 
     def produce(self) -> Iterator[Emission]:
@@ -148,14 +159,17 @@ class EventFile(Node[EventFileSettings]):
             raise DeviceError(
                 f"{self.settings.path}: {count} events from {start} us to "
                 f"{start + self._duration} us; expected at most {LIMIT} in a packet: shorten "
-                "'packet_duration', or set 'backward_time' to 'drop' where the file's time jumps "
-                "ahead and the rest is raised to it"
+                "'packet_duration', or set 'longest_step' where the file's clock jumps, or "
+                "'backward_time' to 'drop'"
             )
 
     def _chunks(self) -> Iterator[EventWords]:
         """The recording's events, inside the sensor and in order; faults are counted."""
         s, (width, height) = self.settings, self._size
         for words in self._recording.chunks():
+            if s.longest_step is not None:
+                jumps = join_jumps(words, self._longest, self._joined)
+                self.count_fault("time_jump", jumps)
             faults = np.array([0, 0, -1, -1], np.int64)
             kept = keep_ordered(
                 words, width, height, s.backward_time == "drop", self._newest, faults
