@@ -26,33 +26,45 @@ streams = st.lists(
 
 
 @settings(deadline=None)
-@given(stream=streams, half=st.integers(1, 30), first=st.integers(-250, 300))
-def test_contrast_is_on_less_off_before_minus_after(stream, half, first):
+@given(stream=streams, cut=st.integers(0, 80), room=st.integers(1, 500))
+def test_signs_are_on_less_off_of_each_step_up_to_the_first_without_room(stream, cut, room):
     times, polarities = stream
-    contrast = np.empty(40, np.int64)
+    signs = np.zeros(500, np.int64)
+    before, after = words_of(times[:cut], polarities[:cut]), words_of(times[cut:], polarities[cut:])
 
-    kernels.contrasts(words_of(times, polarities), 10, half, first, contrast)
+    added = kernels.add_signs(before, -(1 << 62), 10, -100, room, signs)
+    if 2 * added == before.size:
+        added += kernels.add_signs(after, -(1 << 62), 10, -100, room, signs)
 
-    sign = 2 * polarities - 1
-    for k, value in enumerate(contrast):
-        centre = (first + k) * 10
-        before = sign[(times >= centre - 10 * half) & (times < centre)].sum()
-        after = sign[(times >= centre) & (times < centre + 10 * half)].sum()
-        assert value == before - after
+    assert added == (times < 10 * (room - 100)).sum()
+    for at, value in enumerate(signs):
+        inside = times[:added] // 10 == at - 100
+        assert value == (2 * polarities[:added] - 1)[inside].sum()
+
+
+def test_signs_stop_at_the_first_event_that_is_older_than_one_before_it():
+    signs = np.zeros(4, np.int64)
+
+    assert kernels.add_signs(words_of([5, 17, 18, 16, 39], [1] * 5), 5, 10, 0, 4, signs) == 3
+    assert kernels.add_signs(words_of([5], [1]), 6, 10, 0, 4, signs) == 0
+    assert signs.tolist() == [1, 2, 0, 0]
 
 
 @settings(deadline=None)
-@given(stream=streams, threshold=st.integers(1, 12), half=st.integers(1, 20))
-def test_every_centre_whose_window_holds_enough_events_is_in_a_span(stream, threshold, half):
-    times, polarities = stream
-    spans = np.empty((len(times) // threshold + 2, 2), np.int64)
+@given(
+    signs=st.lists(st.integers(-9, 9), min_size=24, max_size=60), half=st.integers(1, 8),
+    centres=st.integers(1, 5),
+)  # fmt: skip
+def test_contrast_is_on_less_off_before_minus_after(signs, half, centres):
+    contrast = np.empty(centres, np.int64)
 
-    count = kernels.busy_spans(words_of(times, polarities), 10, half, threshold, spans)
+    highest = kernels.contrasts(np.array(signs), half, half, contrast)
 
-    for centre in range(-250, 450):
-        inside = (times >= 10 * (centre - half)) & (times < 10 * (centre + half))
-        if inside.sum() >= threshold:
-            assert any(low <= centre <= high for low, high in spans[:count])
+    expected = [
+        sum(signs[c - half : c]) - sum(signs[c : c + half]) for c in range(half, half + centres)
+    ]
+    assert contrast.tolist() == expected
+    assert highest == max([0, *expected])
 
 
 @settings(deadline=None)
@@ -77,7 +89,7 @@ def test_a_plateau_has_one_peak_at_its_first_step():
     contrast = np.array([0, 5, 9, 9, 9, 4, 9, 0], np.int64)
     centres = np.empty(8, np.int64)
 
-    found = kernels.peaks(contrast, 100, 2, 5, 0, 1000, centres, 0)
+    found = kernels.peaks(contrast, 100, 2, 5, 0, 1000, centres)
 
     assert centres[:found].tolist() == [102]
 

@@ -9,8 +9,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from .burst_trigger import first_at_or_after
+
 PEAK_US = 100  # the time over which the highest rate is taken: a tenth of a passage
 SHIFT = 32  # coordinates have 16 bits, so a product with 2^32 / factor, rounded up, divides exactly
+NOWHERE = -1  # the cell of an event outside the sensor
 
 
 @njit(cache=True, nogil=True)
@@ -23,23 +26,25 @@ def measure_burst(words: NDArray[np.int64], outer: float, measures: NDArray[np.f
         time from the event at 10 % to that at 90 % of the events (us); ON events / events; mean x
         and mean y (pixels)
     """
+    # three loops: two of them become vector instructions, for which no index may wrap round
+    one, two = np.uint64(1), np.uint64(2)
     n = words.shape[0] >> 1
     on, sum_x, sum_y = 0, 0, 0
-    most, low = 0, 0
-    for index in range(n):
-        word = words[2 * index + 1]
+    for index in range(np.uint64(n)):
+        word = words[two * index + one]
         sum_x += word & 0xFFFF
         sum_y += (word >> 16) & 0xFFFF
         on += 1 if (word >> 32) & 0xFF else 0
-        while words[2 * index] - words[2 * low] >= PEAK_US:
-            low += 1
-        most = max(most, index - low + 1)
+    most = 0  # an event can only make the fullest `PEAK_US` fuller by itself
+    for index in range(n):
+        if index >= most and words[2 * index] - words[2 * (index - most)] < PEAK_US:
+            most += 1
     mean_x, mean_y = sum_x / n, sum_y / n
     far = 0
-    for index in range(n):
-        word = words[2 * index + 1]
-        dx = (word & 0xFFFF) - mean_x
-        dy = ((word >> 16) & 0xFFFF) - mean_y
+    for index in range(np.uint64(n)):
+        word = words[two * index + one]
+        dx = np.int32(word & 0xFFFF) - mean_x
+        dy = np.int32((word >> 16) & 0xFFFF) - mean_y
         far += 1 if dx * dx + dy * dy > outer * outer else 0
     measures[0] = far
     measures[1] = most * 1e6 / PEAK_US
@@ -101,30 +106,34 @@ def cells_and_steps(
     cells : (>= n,) int64, (polarity rows + row) columns + column, written; OFF is polarity 0
     ends : (steps,) int64, number of cells up to the end of each step, written
     """
-    count, at, outside = 0, 0, 0
+    one, two = np.uint64(1), np.uint64(2)
     inverse = ((1 << SHIFT) + factor - 1) // factor
-    stop = start + steps * step
-    until = start + step  # where step `at` ends
-    for index in range(words.shape[0] >> 1):
-        time = words[2 * index]
-        if time < start:
-            continue
-        if time >= stop:
-            break
-        while time >= until:
-            ends[at] = count
-            at += 1
-            until += step
-        word = words[2 * index + 1]
+    first = first_at_or_after(words, start, 0)
+    last = first
+    for at in range(steps):  # searched for: most events then go by without a look at their time
+        last = first_at_or_after(words, start + (at + 1) * step, last)
+        ends[at] = last - first
+    outside = 0
+    for index in range(np.uint64(last - first)):
+        word = words[two * (np.uint64(first) + index) + one]
         on = 1 if (word >> 32) & 0xFF else 0
         row = (((word >> 16) & 0xFFFF) * inverse) >> SHIFT
         column = ((word & 0xFFFF) * inverse) >> SHIFT
-        if row >= rows or column >= columns:
-            outside += 1
-            continue
-        cells[count] = (on * rows + row) * columns + column
-        count += 1
-    while at < steps:
-        ends[at] = count
-        at += 1
+        is_outside = (row >= rows) | (column >= columns)
+        outside += 1 if is_outside else 0
+        cells[index] = NOWHERE if is_outside else (on * rows + row) * columns + column
+    if outside:
+        drop_nowhere(cells, ends)
     return outside
+
+
+@njit(cache=True, nogil=True)
+def drop_nowhere(cells: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+    """Take the events of no cell out of `cells` and `ends` (`cells_and_steps`)."""
+    count, index = 0, 0
+    for at in range(ends.shape[0]):
+        while index < ends[at]:
+            cells[count] = cells[index]
+            count += 1 if cells[index] != NOWHERE else 0
+            index += 1
+        ends[at] = count

@@ -75,78 +75,77 @@ def is_quiet(
 
 
 @njit(cache=True, nogil=True)
-def busy_spans(
+def add_signs(
     words: NDArray[np.int64],
+    newest: int,
     step: int,
-    half: int,
-    threshold: int,
-    spans: NDArray[np.int64],
+    base: int,
+    room: int,
+    signs: NDArray[np.int64],
 ) -> int:
-    """The number of spans of steps near which enough events lie, and those spans.
+    """Add events to the ON less OFF events of each step; the index of the first one not added.
 
-    A contrast of `threshold` needs that many events within 2 `half` steps, so nothing need be
-    looked at elsewhere: an event is busy when the event `threshold` - 1 before it is that near, and
-    every centre whose window can hold it belongs to its span.
+    That is the first event that is older than an event (or `newest`, us) before it, or for which
+    there is no room; the number of events where there is none. Events before `base` are left out.
 
-    words : (2 n,) int64, events in time order; not changed
-    step : int, us; half : int, steps; threshold : int, events, at least 1
-    spans : (n // threshold + 2, 2) int64, first and last centre (in steps) of each, written
+    words : (2 n,) int64; not changed
+    step : int, us; base : int, the step that signs[0] counts
+    room : int, how many of `signs` can be added to
+    signs : (>= room,) int64, events, updated
     """
-    count = 0
-    back = 2 * (threshold - 1)
-    reach = 2 * half * step
-    known = words[0] - 1 if words.shape[0] else 0  # where the step of the last busy event ends, us
-    for at in range(back, words.shape[0], 2):
-        if words[at] - words[at - back] < reach:
-            if words[at] < known:  # its span is there already, without a division
-                continue
-            here = words[at] // step
-            known = (here + 1) * step
-            if count and here - half < spans[count - 1, 1] + 2:
-                spans[count - 1, 1] = here + half
-            else:
-                spans[count, 0] = here - half + 1
-                spans[count, 1] = here + half
-                count += 1
-    return count
+    one, two = np.uint64(1), np.uint64(2)
+    at, total = -1, 0  # the step of the event before and its sum, which stays in a register
+    until = newest  # us, where that step ends
+    n: int = words.shape[0] >> 1
+    for index in range(np.uint64(n)):
+        time = words[two * index]
+        if time < newest:
+            n = int(np.int64(index))
+            break
+        if time >= until:
+            if at >= 0:
+                signs[at] += total
+            total = 0
+            at = time // step - base
+            if at >= room:
+                return int(np.int64(index))
+            until = (base + at + 1) * step
+        newest = time
+        total += 1 if (words[two * index + one] >> POLARITY_SHIFT) & POLARITY_MASK else -1
+    if at >= 0:
+        signs[at] += total
+    return n
 
 
 @njit(cache=True, nogil=True)
 def contrasts(
-    words: NDArray[np.int64],
-    step: int,
+    signs: NDArray[np.int64],
     half: int,
     first: int,
     contrast: NDArray[np.int64],
-) -> None:
-    """The polarity contrast about each centre from step `first` on, in `contrast`.
+) -> int:
+    """The polarity contrast about each centre from step `first` on, in `contrast`; the highest.
 
-    contrast(c) = (ON - OFF) in [(c - half) step, c step) - (ON - OFF) in [c step, (c + half) step)
+    contrast(c) = sum of signs[c - half : c] - sum of signs[c : c + half]
 
-    words : (2 n,) int64, events in time order; not changed
-    contrast : (centres,) int64, events, written
+    signs : (steps,) int64, ON less OFF events of each step; not changed
+    half, first : int, steps, first >= half
+    contrast : (centres,) int64, first + centres + half <= steps, events, written
     """
-    n = words.shape[0] >> 1
-    low = first_at_or_after(words, (first - half) * step, 0)
-    middle, high = low, low
-    before, after = 0, 0  # ON - OFF of events [low, middle) and [middle, high)
-    for k in range(contrast.shape[0]):
-        centre = (first + k) * step
-        while high < n and words[2 * high] < centre + half * step:
-            on = (words[2 * high + 1] >> POLARITY_SHIFT) & POLARITY_MASK
-            after += 1 if on else -1
-            high += 1
-        while middle < high and words[2 * middle] < centre:
-            on = (words[2 * middle + 1] >> POLARITY_SHIFT) & POLARITY_MASK
-            sign = 1 if on else -1
-            after -= sign
-            before += sign
-            middle += 1
-        while low < middle and words[2 * low] < centre - half * step:
-            on = (words[2 * low + 1] >> POLARITY_SHIFT) & POLARITY_MASK
-            before -= 1 if on else -1
-            low += 1
-        contrast[k] = before - after
+    # three running sums a centre, and vector instructions, for which no index may wrap round
+    reach, count = np.uint64(half), np.uint64(contrast.shape[0])
+    near = signs[first - half :]
+    sums = np.empty(contrast.shape[0] + 2 * half, np.int64)  # of near[:k]
+    total = 0
+    for k in range(np.uint64(sums.shape[0])):
+        sums[k] = total
+        total += near[k]
+    highest = 0
+    for k in range(count):
+        value = 2 * sums[k + reach] - sums[k] - sums[k + reach + reach]
+        contrast[k] = value
+        highest = max(highest, value)
+    return highest
 
 
 @njit(cache=True, nogil=True)
@@ -158,16 +157,16 @@ def peaks(
     after: int,
     until: int,
     centres: NDArray[np.int64],
-    found: int,
 ) -> int:
-    """`found` plus the number of peaks of `contrast` among centres in (after, until].
+    """The number of peaks of `contrast` among centres in (after, until].
 
     A peak reaches `threshold`, is above every centre up to `guard` steps before it and not below
     any up to `guard` steps after it. Centres outside the array count as below the threshold.
 
     contrast : (n,) int64, of centres first, first + 1, ... (steps); not changed
-    centres : int64, step of each peak, written from index `found`
+    centres : int64, step of each peak, written
     """
+    found = 0
     n = contrast.shape[0]
     for k in range(max(0, after + 1 - first), min(n, until + 1 - first)):
         value = contrast[k]
@@ -185,9 +184,10 @@ def peaks(
 
 
 @njit(cache=True, nogil=True)
-def burst_centres(
-    words: NDArray[np.int64],
-    step: int,
+def passage_centres(
+    signs: NDArray[np.int64],
+    base: int,
+    room: int,
     half: int,
     guard: int,
     threshold: int,
@@ -201,24 +201,21 @@ def burst_centres(
     passage is where ON events turn into OFF events, a peak of the polarity contrast. Two particles
     whose passages overlap give two peaks.
 
-    words : (2 n,) int64, every event from (after + 1 - guard - half) step to before
-        (until + guard + half) step, in time order; more is allowed; not changed
-    step : int, us, resolution of the centre
+    signs : (room + 2 half + 1,) int64, ON less OFF events of step base, base + 1, ...; zeros from
+        `room` on; all events before step until + guard + half are in it; not changed
+    base : int, step, at most after + 1 - guard - half
     half : int, steps that are compared on each side of the centre
     guard : int, steps within which there is one peak
-    threshold : int, events, smallest contrast of a passage
+    threshold : int, events, smallest contrast of a passage, at least 1
     after, until : int, steps
-    centres : (2 half (n // threshold + 2),) int64, steps, written
+    centres : (>= room + half,) int64, steps, written
     """
-    n = words.shape[0] >> 1
-    spans = np.empty((n // threshold + 2, 2), np.int64)
-    found = 0
-    for index in range(busy_spans(words, step, half, threshold, spans)):
-        first = max(spans[index, 0], after + 1 - guard)
-        last = min(spans[index, 1], until + guard)
-        if last < first:
-            continue
-        contrast = np.empty(last - first + 1, np.int64)
-        contrasts(words, step, half, first, contrast)
-        found = peaks(contrast, first, guard, threshold, after, until, centres, found)
+    first = after + 1 - guard
+    last = min(until + guard, base + room + half)  # no later one has an event in reach
+    if last < first:
+        return 0
+    contrast = np.empty(last - first + 1, np.int64)
+    if contrasts(signs, half, first - base, contrast) < threshold:
+        return 0
+    found: int = peaks(contrast, first, guard, threshold, after, until, centres)
     return found

@@ -13,14 +13,16 @@ from streamflow.packet import EVENT, Events, Packet
 
 from ..event_packets import Sensor, Words, check_sensor, microseconds, no_words, words_of
 from ..kernels.burst_trigger import (
+    add_signs,
     backward_times,
-    burst_centres,
     first_at_or_after,
     is_quiet,
+    passage_centres,
 )
 
 NEVER = -(1 << 62)
 FEW = 1024  # words of events that are not worth tidying away
+ROOM = 2048  # steps that are counted before the oldest ones are dropped
 ENDED = 1 << 61  # us: later than any stream time, and far from where sums would wrap
 
 
@@ -92,10 +94,16 @@ class BurstTrigger(Node[BurstTriggerSettings]):
         self._decided = NEVER  # steps: up to here every centre is known
         self._open: list[int] = []  # us, centres whose windows are not over
         self._emitted = self._too_few = 0
+        beyond = 2 * (self._half + self._guard)  # what a centre needs of the steps about it
+        self._room = ROOM + 2 * beyond
+        self._signs = np.zeros(self._room + beyond + 1, np.int64)  # of each step, ON less OFF
+        self._base: int | None = None  # step of the first of them; None: to be counted again
+        self._found = np.empty(self._room + beyond, np.int64)
+        add_signs(self._held, 0, 1, 0, 1, self._signs)
         backward_times(self._held, 0)
         first_at_or_after(self._held, 0, 0)
         is_quiet(self._held, self._held, 0, 1, 1)
-        burst_centres(self._held, 1, 1, 1, 1, 0, 0, np.empty(4, np.int64))
+        passage_centres(self._signs, 0, 1, 1, 1, 1, 1, 1, self._found)
 
     def on_events(self, packet: Packet[Events]) -> Iterator[Emission]:
         words = words_of(self, packet)
@@ -105,28 +113,73 @@ class BurstTrigger(Node[BurstTriggerSettings]):
         if self._is_quiet(words):
             self._pass_over(words)
             return
-        backward = backward_times(words, self._newest)
-        if backward:
-            self.count_fault("time_backward", backward)
-            words = _in_order(words, self._newest)
-            if not words.size:
-                return
-        self._append(words)
-        yield from self._bursts(self._newest)
+        words = self._count(words)
+        if words.size:
+            self._newest = int(words[-2])
+            yield from self._bursts(self._newest, words)
 
     def advance(self, time: int) -> Iterator[Emission]:
         if self._newest != NEVER:
-            yield from self._bursts(min(time, ENDED))
+            yield from self._bursts(min(time, ENDED), self._nothing)
 
     def finish(self) -> Iterator[Emission]:
         if self._newest != NEVER:
-            yield from self._bursts(ENDED)
+            yield from self._bursts(ENDED, self._nothing)
 
-    def _append(self, words: Words) -> None:
+    def _begin(self, time: int) -> None:
+        """No centre is before the first event of all, at `time` (us)."""
+        self._decided = time // self._step - self._half - self._guard - 1
+
+    def _count(self, words: Words) -> Words:
+        """Add the events to the steps' signs: those of them that are in order, which count."""
         if self._newest == NEVER:
-            self._decided = int(words[0]) // self._step - self._half - self._guard - 1
-        self._newest = int(words[-2])
-        self._hold(np.concatenate([self._held, words]) if self._held.size else words)
+            self._begin(int(words[0]))
+        if self._base is None:
+            self._recount()
+        added = self._add(words, self._newest)
+        if 2 * added == words.size:
+            return words
+        newest = int(words[2 * added - 2]) if added else self._newest
+        late = words[2 * added :]
+        self.count_fault("time_backward", backward_times(late, newest))
+        late = _in_order(late, newest)
+        self._add(late, newest)
+        return _fixed(np.concatenate([words[: 2 * added], late]))
+
+    def _recount(self) -> None:
+        """Count the signs of the steps from what is held."""
+        self._base = self._first_step()
+        self._signs[:] = 0
+        back = first_at_or_after(self._held, self._base * self._step, 0)
+        self._add(self._held[2 * back :], NEVER)
+
+    def _add(self, words: Words, newest: int) -> int:
+        """How many events were added to the steps' signs: all, or those before one out of order."""
+        added = 0
+        while True:
+            assert self._base is not None  # recounted before
+            rest = words[2 * added :]
+            added += add_signs(rest, newest, self._step, self._base, self._room, self._signs)
+            if 2 * added == words.size:
+                return added
+            newest = int(words[2 * added - 2]) if added else newest
+            time = int(words[2 * added])
+            if time < newest:
+                return added
+            self._decide(time)  # there was no room: forget the steps that no centre needs
+            self._move()
+
+    def _first_step(self) -> int:
+        """The first step that an undecided centre needs."""
+        return self._decided + 1 - self._guard - self._half
+
+    def _move(self) -> None:
+        assert self._base is not None  # there are steps
+        signs, first = self._signs, self._first_step()
+        left = max(0, self._room - (first - self._base))
+        signs[:left] = signs[self._room - left : self._room].copy()
+        signs[left : self._room] = 0
+        self._base = first
 
     def _is_quiet(self, words: Words) -> bool:
         """Whether neither what is held nor `words`, which go on from it, can hold a centre."""
@@ -144,63 +197,64 @@ class BurstTrigger(Node[BurstTriggerSettings]):
 
         The same as appending them and looking for centres in vain.
         """
-        decided = int(words[-2]) // self._step - self._half - self._guard
-        first = first_at_or_after(words, decided * self._step - self._reach, 0)
-        if first:  # what is held is older still
-            self._newest = int(words[-2])
-            self._hold(words[2 * first :])
-        else:
-            self._append(words)
-        self._decided = max(self._decided, decided)
-        self._forget()
+        if self._newest == NEVER:
+            self._begin(int(words[0]))
+        self._newest = int(words[-2])
+        self._decided = max(self._decided, self._newest // self._step - self._half - self._guard)
+        self._base = None
+        self._forget(words)
 
-    def _hold(self, words: Words) -> None:
-        words.flags.writeable = False
-        self._held = words
-
-    def _bursts(self, until: int) -> Iterator[Emission]:
-        """Bursts whose windows are over when every event before `until` (us) is held."""
-        newly = until // self._step - self._half - self._guard
-        if newly > self._decided:
-            if self._held.size >= 2 * self.settings.contrast:  # with fewer no contrast is enough
-                self._open += self._centres(self._decided, newly)
-            self._decided = newly
+    def _bursts(self, until: int, words: Words) -> Iterator[Emission]:
+        """Bursts whose windows are over when every event before `until` (us) is held or `words`."""
+        self._decide(until)
         over = 0
         while over < len(self._open) and self._open[over] + self._reach <= until:
             over += 1
         for centre in self._open[:over]:
-            yield from self._burst(centre - self._reach, centre + self._reach)
+            yield from self._burst(words, centre - self._reach, centre + self._reach)
         del self._open[:over]
-        self._forget()
+        self._forget(words)
 
-    def _centres(self, after: int, until: int) -> list[int]:
-        least = self.settings.contrast
-        centres = np.empty(2 * self._half * (self._held.size // 2 // least + 2), np.int64)
-        found = burst_centres(
-            self._held, self._step, self._half, self._guard, least, after, until, centres
-        )
-        return [int(centre) * self._step for centre in centres[:found]]
+    def _decide(self, until: int) -> None:
+        """Find the centres that are known when every event before `until` (us) was added."""
+        newly = until // self._step - self._half - self._guard
+        if newly <= self._decided:
+            return
+        if self._base is None and self._held.size >= 2 * self.settings.contrast:
+            self._recount()
+        if self._base is not None:  # else too few events are held for a passage
+            found = passage_centres(
+                self._signs, self._base, self._room, self._half, self._guard,
+                self.settings.contrast, self._decided, newly, self._found,
+            )  # fmt: skip
+            self._open += [int(centre) * self._step for centre in self._found[:found]]
+        self._decided = newly
 
-    def _burst(self, start: int, stop: int) -> Iterator[Emission]:
-        first = first_at_or_after(self._held, start, 0)
-        last = first_at_or_after(self._held, stop, first)
-        if last - first < self.settings.minimum_events:
+    def _burst(self, words: Words, start: int, stop: int) -> Iterator[Emission]:
+        parts = [part for part in (_cut(self._held, start, stop), _cut(words, start, stop))
+                 if part.size]  # fmt: skip
+        if sum(part.size for part in parts) < 2 * self.settings.minimum_events:
             self._too_few += 1
             return
         assert self._sensor is not None  # there are events, so a packet has said it
         self._emitted += 1
-        words = self._held[2 * first : 2 * last].copy()
-        yield self.bursts(Events(words.view(EVENT), *self._sensor), start, stop)
+        cut = np.concatenate(parts)
+        yield self.bursts(Events(cut.view(EVENT), *self._sensor), start, stop)
 
-    def _forget(self) -> None:
-        """Drop the events that no later burst can hold, and say how far back one can start."""
+    def _forget(self, words: Words) -> None:
+        """Hold the events, `words` too, that a later burst can have, and say how far back one can
+        start.
+        """
         earliest = self._open[0] if self._open else self._decided * self._step
         self.holds_from = earliest - self._reach
-        if self._held.size < FEW and self._held.base is None:
+        if not words.size and self._held.size < FEW:
             return
         keep = first_at_or_after(self._held, self.holds_from, 0)
-        if 4 * keep >= self._held.size or self._held.base is not None:
-            self._hold(self._held[2 * keep :].copy())
+        if words.size:
+            fresh = first_at_or_after(words, self.holds_from, 0)
+            self._held = _fixed(np.concatenate([self._held[2 * keep :], words[2 * fresh :]]))
+        elif 4 * keep >= self._held.size:
+            self._held = _fixed(self._held[2 * keep :].copy())
 
     def snapshot(self) -> dict[str, Any]:
         width, height = self._sensor or (0, 0)
@@ -218,21 +272,35 @@ class BurstTrigger(Node[BurstTriggerSettings]):
 
     def restore(self, state: dict[str, Any]) -> None:
         self._sensor = (state["width"], state["height"]) if state["width"] else None
-        self._hold(np.array(state["held"], np.int64))
+        self._held = _fixed(np.array(state["held"], np.int64))
         self._newest, self._decided = state["newest"], state["decided"]
         self._open = [int(centre) for centre in state["open"]]
         self._emitted, self._too_few = state["emitted"], state["too_few"]
         self.fault_counts["time_backward"] = state["time_backward"]
+        self._base = None
         if self._newest != NEVER:
-            self._forget()
+            self._forget(self._nothing)
 
     def results(self) -> dict[str, Any]:
         return {"bursts": self._emitted, "too_few_events": self._too_few}
+
+
+def _cut(words: Words, start: int, stop: int) -> Words:
+    """The events in [start, stop) us, a view."""
+    if not words.size or words[-2] < start:
+        return words[:0]
+    first = first_at_or_after(words, start, 0)
+    return words[2 * first : 2 * first_at_or_after(words, stop, first)]
 
 
 def _in_order(words: Words, newest: int) -> Words:
     """The events that are not older than `newest` (us) or an event before them."""
     times = words[::2]
     kept = times >= np.maximum.accumulate(np.maximum(times, newest))
-    out: Words = words.reshape(-1, 2)[kept].reshape(-1)
-    return out
+    return _fixed(words.reshape(-1, 2)[kept].reshape(-1))
+
+
+def _fixed(words: Words) -> Words:
+    """The words, read-only, as the kernels know them."""
+    words.flags.writeable = False
+    return words
