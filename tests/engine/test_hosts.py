@@ -221,7 +221,7 @@ def test_a_narrow_link_that_drops_packets_only_takes_longer(
     tmp_path: Path, network: Network
 ) -> None:
     options, key, secret = keys(tmp_path)
-    network.throttle("40mbit")
+    network.throttle("20mbit")
     waiting = Waiting(tmp_path / "there", network, "--listen", f"{THERE}:{PORT}", *options)
     text = graph(f"{THERE}:{PORT}", key, count=150)
     report = assert_exact(start(tmp_path / "run", network, text, "--key", str(secret)), 150)
