@@ -579,7 +579,7 @@ def test_a_port_that_comes_back_is_used_again_and_what_passed_meanwhile_is_abort
     thread = node._thread
 
     feed(node, particle(0), origin=origin, end=False)
-    wait_for(lambda: thread.done)
+    wait_for(lambda: thread.done or node._actions)  # which the node may have taken already
     path.unlink()
     path.symlink_to(terminal.path)
     wait_for(lambda: thread.reopened)
@@ -669,6 +669,37 @@ def broken(valve: Valve) -> PulseThread:
         thread.condition.notify_all()
     wait_for(lambda: valve.opened == 2)
     return thread
+
+
+class Switch:
+    """An actuator that notes what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[bool] = []
+
+    def switch(self, is_on: bool, facts: dict[str, Any]) -> None:
+        self.told.append(is_on)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_thread_that_wakes_late_does_not_cut_a_prolonged_pulse_in_two() -> None:
+    switch, rules = Switch(), Rules("yield", 20_000_000, tolerance=10**12)
+    thread = PulseThread(Sorter(rules), lambda: switch, spin=0, retry=None)
+    thread.start()
+
+    with thread.condition:  # while this is held, the thread cannot do what is due
+        now = time.monotonic_ns()
+        for number, arrival in enumerate((now, now + 10_000_000)):
+            thread.sorter.add(number, arrival, now - 20_000_000, 0.0, "A")
+        wait_for(lambda: time.monotonic_ns() > now + 40_000_000)
+        thread.condition.notify_all()
+    thread.wait_until_idle()
+    thread.close()
+
+    assert switch.told == [True, False]
+    assert [row.action for row in thread.done] == ["pulsed", "merged_pulse"]
 
 
 def test_rows_are_taken_while_a_device_is_slow_to_open_again() -> None:
