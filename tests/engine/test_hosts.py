@@ -223,8 +223,8 @@ def test_a_narrow_link_that_drops_packets_only_takes_longer(
     options, key, secret = keys(tmp_path)
     network.throttle("20mbit")
     waiting = Waiting(tmp_path / "there", network, "--listen", f"{THERE}:{PORT}", *options)
-    text = graph(f"{THERE}:{PORT}", key, count=150)
-    report = assert_exact(start(tmp_path / "run", network, text, "--key", str(secret)), 150)
+    text = graph(f"{THERE}:{PORT}", key, count=300)
+    report = assert_exact(start(tmp_path / "run", network, text, "--key", str(secret)), 300)
     waiting.stop()
     edge = report["edges"]["numbers.rows -> middle.rows"]
     assert edge["blocked_s"] > 0  # 17 kB each: far more than the link takes
