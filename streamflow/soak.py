@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -67,7 +68,7 @@ class Wound:
         self.process, self.kind, self.at = process, kind, now
         self.incarnation = process.incarnation
         self.noticed_s = self.ready_s = self.flowing_s = -1.0
-        self._moved = 0
+        self.moved = 0  # when it was dead: packets that it and its predecessors had moved
 
     def look(self, now: float) -> bool:
         """Look once more; whether there is nothing left to wait for."""
@@ -75,12 +76,12 @@ class Wound:
         if self.noticed_s < 0:
             if process.pid and process.incarnation == self.incarnation:
                 return False
-            self.noticed_s, self._moved = since, moved(process)
+            self.noticed_s, self.moved = since, moved(process)
         if process.incarnation == self.incarnation:
             return process.phase == "closed"  # it had done everything when it was hurt
         if self.ready_s < 0 and process.phase in ("running", "finished", "closed"):
             self.ready_s = since
-        if moved(process) > self._moved:
+        if moved(process) > self.moved:
             self.flowing_s = since
         return self.ready_s >= 0 and (
             self.flowing_s >= 0 or process.phase in ("finished", "closed")
@@ -443,6 +444,10 @@ class _Books:
     def _enter_processes(self, report: dict[str, Any], wounds: list[Wound]) -> None:
         for name, process in report["processes"].items():
             self._processes[name]["restarts"] += process["restarts"]
+            moved = [0, *(w.moved for w in wounds if w.process.name == name and w.noticed_s >= 0)]
+            self._processes[name]["died_with_data"] += sum(
+                later > earlier for earlier, later in pairwise(moved)
+            )
         for name, node in report["nodes"].items():
             self._state_lost[name] += node["state_lost"]
 
@@ -508,7 +513,9 @@ class _Books:
             "runs": self.runs,
             "edges": {name: dict(counts) for name, counts in self._edges.items()},
             "processes": {
-                name: {key: counts[key] for key in ("killed", "stopped", "restarts")}
+                name: {
+                    key: counts[key] for key in ("killed", "stopped", "restarts", "died_with_data")
+                }
                 for name, counts in self._processes.items()
             },
             "state_lost": dict(self._state_lost),
@@ -568,12 +575,13 @@ def slopes(line: list[tuple[float, Holding]]) -> dict[str, Any] | None:
     if len(line) < 3 or line[-1][0] - line[0][0] < LEAST_S:
         return None
     at = np.array([when for when, _held in line])
-    minutes = float(at[-1] - at[0]) / 60
+    minutes, centred = float(at[-1] - at[0]) / 60, at - at.mean()
     found: dict[str, Any] = {"minutes": round(minutes, 2), "samples": len(line)}
     rising = []
     for name, bound in TOLERANCES.items():
         values = np.array([getattr(held, name) for _when, held in line], np.float64)
-        slope = 60 * float(np.polyfit(at - at[0], values, 1)[0])
+        # not np.polyfit: what LAPACK takes for itself would be a rise of the supervisor's
+        slope = 60 * float(centred @ (values - values.mean()) / (centred @ centred))
         found[name] = {"last": round(float(values[-1]), 1), "per_minute": round(slope, 4)}
         if slope * minutes > (most := max(bound.floor, bound.per_minute * minutes)):
             rising.append(

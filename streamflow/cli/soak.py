@@ -111,7 +111,10 @@ def summary(found: dict[str, Any]) -> list[str]:
     rows += [_edge_row(name, edge) for name, edge in found["edges"].items()]
     lines += [*columns(rows), ""]
     lives = [["process", "killed", "stopped", "restarts"]]
-    lives += [[name, *map(str, counts.values())] for name, counts in found["processes"].items()]
+    lives += [
+        [name, *(str(counts[what]) for what in lives[0][1:])]
+        for name, counts in found["processes"].items()
+    ]
     lines += columns(lives)
     lines += [f"{node} lost its state {n} times" for node, n in found["state_lost"].items() if n]
     lines.append("")
