@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamflow_nodes.kernels import burst_trigger as kernels
-from streamflow_nodes.kernels.burst_measures import cells_and_steps, count_image, measure_burst
+from streamflow_nodes.kernels.burst_measures import (
+    cells_and_steps,
+    count_image,
+    fullest,
+    measure_burst,
+)
 from streamflow_nodes.kernels.spiking_layers import run_window
 
 
@@ -96,6 +101,16 @@ def test_a_plateau_has_one_peak_at_its_first_step():
 
 def test_times_going_back_are_counted_against_the_newest_before_them():
     assert kernels.backward_times(words_of([5, 7, 6, 6, 8], [0] * 5), 6) == 3
+
+
+@pytest.mark.parametrize("spread", [1, 60, 300, 3_000, 100_000])
+@pytest.mark.parametrize("count", [1, 2, 40, 500])
+def test_the_fullest_stretch_is_the_one_with_most_events_in_a_tenth_of_a_millisecond(count, spread):
+    times = np.sort(np.random.default_rng(count).integers(-spread, spread, count))
+
+    expected = max(((times > time - 100) & (times <= time)).sum() for time in times)
+
+    assert fullest(words_of(times, [0] * count)) == expected
 
 
 @pytest.mark.parametrize("seed", range(3))

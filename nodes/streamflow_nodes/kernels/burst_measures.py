@@ -13,7 +13,39 @@ from .burst_trigger import first_at_or_after
 
 PEAK_US = 100  # the time over which the highest rate is taken: a tenth of a passage
 SHIFT = 32  # coordinates have 16 bits, so a product with 2^32 / factor, rounded up, divides exactly
+SEARCHES, BLOCK = 24, 16  # what was fastest for particles of some 3,000 events
 NOWHERE = -1  # the cell of an event outside the sensor
+
+
+@njit(cache=True, nogil=True)
+def fullest(words: NDArray[np.int64]) -> int:
+    """The most events within `PEAK_US`.
+
+    An event can make the fullest stretch so far fuller by itself alone, so it is compared with the
+    one that many events before it; `BLOCK` at once, as few do, from what some searches find.
+
+    words : (2 n,) int64, events in time order; not changed
+    """
+    two, block = np.uint64(2), np.uint64(BLOCK)
+    n = words.shape[0] >> 1
+    most = 0
+    for at in range(0, n, n // SEARCHES + 1):
+        most = max(most, at + 1 - first_at_or_after(words, words[2 * at] - PEAK_US + 1, 0))
+    back = np.uint64(most)
+    end = np.uint64(n)
+    at = back
+    while at + block <= end:
+        fuller = 0
+        for index in range(at, at + block):
+            time = words[two * index]
+            fuller += 1 if time - words[two * (index - back)] < PEAK_US else 0
+        if fuller:
+            for index in range(at, at + block):
+                back += np.uint64(words[two * index] - words[two * (index - back)] < PEAK_US)
+        at += block
+    for index in range(at, end):
+        back += np.uint64(words[two * index] - words[two * (index - back)] < PEAK_US)
+    return int(np.int64(back))
 
 
 @njit(cache=True, nogil=True)
@@ -35,10 +67,7 @@ def measure_burst(words: NDArray[np.int64], outer: float, measures: NDArray[np.f
         sum_x += word & 0xFFFF
         sum_y += (word >> 16) & 0xFFFF
         on += 1 if (word >> 32) & 0xFF else 0
-    most = 0  # an event can only make the fullest `PEAK_US` fuller by itself
-    for index in range(n):
-        if index >= most and words[2 * index] - words[2 * (index - most)] < PEAK_US:
-            most += 1
+    most = fullest(words)
     mean_x, mean_y = sum_x / n, sum_y / n
     far = 0
     for index in range(np.uint64(n)):
