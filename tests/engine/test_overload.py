@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from runs import Run
 
-PACKETS = 2500
+PACKETS = 1800
 LOSSY = f"""
 nodes:
   numbers: {{kind: number_source, settings: {{count: {PACKETS}, delay: 0.002, filler: 4000}}}}
@@ -33,7 +33,7 @@ nodes:
 """
 BLOCKED = """
 nodes:
-  numbers: {kind: number_source, settings: {count: 250, delay: 0.001, filler: 4000}}
+  numbers: {kind: number_source, settings: {count: 200, delay: 0.001, filler: 4000}}
   slow: {kind: row_total, inputs: {rows: numbers.rows}, settings: {delay: 0.015}}
 """
 MIB = 1 << 20
@@ -117,7 +117,7 @@ def test_memory_stays_flat_while_the_source_is_held_back(tmp_path: Path) -> None
     report, memory = run(tmp_path, BLOCKED)
 
     edge = report["edges"]["numbers.rows -> slow.rows"]
-    assert edge["produced"] == edge["acknowledged"] == 250
+    assert edge["produced"] == edge["acknowledged"] == 200
     assert edge["dropped"] == 0
     assert edge["waiting_max"] <= 64
     assert edge["blocked_s"] > 0

@@ -34,7 +34,7 @@ SMALL, LARGE = 64, 8192  # KiB
 POLICIES = ("fail", "stop_writing", "rotate")
 RTDC = {
     "channel_width": 50, "flow_rate": 0.04, "pixel_size": 15, "width": 64, "height": 48,
-    "flush": 1e-6,
+    "flush": 0.1,
 }  # fmt: skip
 SORT = {"classes": ["A"], "delay": 0.01, "timing": "stream", "mode": "yield"}
 EVENTS, PARTICLES = 30_000, 2000
@@ -186,7 +186,7 @@ def killed(out: Path, base: Path, policy: str) -> dict[str, Any]:
         spare = f", spare: [{second}]" if policy == "rotate" else ""
         run = Run(out / "run", f"""
 nodes:
-  numbers: {{kind: number_source, settings: {{count: 3000, rows: 3, delay: 0.001}}}}
+  numbers: {{kind: number_source, settings: {{count: 2400, rows: 3, delay: 0.001}}}}
   keep:
     kind: csv_file
     inputs: {{rows: numbers.rows}}

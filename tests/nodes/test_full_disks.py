@@ -265,7 +265,7 @@ def test_a_sink_that_is_killed_on_a_full_disk_repeats_and_loses_nothing(
     assert told["code"] == 0
     assert told["restarts"] >= 2
     assert told["unbalanced"] == {}
-    assert found == list(range(9000 - told["faults"]["not_written"]))
+    assert found == list(range(7200 - told["faults"]["not_written"]))
     assert (told["faults"]["not_written"] > 0) == (policy == "stop_writing")
 
 
