@@ -29,8 +29,8 @@ def fullest(words: NDArray[np.int64]) -> int:
     two, block = np.uint64(2), np.uint64(BLOCK)
     n = words.shape[0] >> 1
     most = 0
-    for at in range(0, n, n // SEARCHES + 1):
-        most = max(most, at + 1 - first_at_or_after(words, words[2 * at] - PEAK_US + 1, 0))
+    for last in range(0, n, n // SEARCHES + 1):
+        most = max(most, last + 1 - first_at_or_after(words, words[2 * last] - PEAK_US + 1, 0))
     back = np.uint64(most)
     end = np.uint64(n)
     at = back
