@@ -376,15 +376,17 @@ def _check_aedat4_packets(path: str, at: int, end: int) -> None:
     """DeviceError where a packet says that it goes far beyond the file: faery would reserve it."""
     with opened(path) as file:
         whole = os.fstat(file.fileno()).st_size
-        while at < (end or whole):
+        while at < min(end or whole, whole):
             file.seek(at)
-            length = int.from_bytes(file.read(8)[4:], "little", signed=True)
+            length = int.from_bytes(file.read(8)[4:], "little")
             if length > max(AEDAT4_PACKET, whole - at):
                 raise DeviceError(
                     f"{path}: an AEDAT4 packet says {length} bytes, which the file does not have; "
                     "expected whole packets: the file is damaged"
                 )
-            at += 8 + max(0, length)
+            if not length:
+                return  # what follows are no packets
+            at += 8 + length
 
 
 @contextmanager

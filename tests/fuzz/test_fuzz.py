@@ -5,12 +5,14 @@ Besides that, each input that fuzzing has found to do otherwise, as a test of it
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from streamflow_nodes.recordings import _aedat4_info
 from targets import TARGETS, changed, folder
 
 CHANGES = st.lists(
@@ -61,3 +63,13 @@ def test_an_aedat4_description_that_is_no_text_is_refused_before_faery_ends_the_
 
     assert done.returncode == 1
     assert "the AEDAT4 header cannot be read ('utf-8' codec" in done.stderr
+
+
+def test_an_aedat4_table_said_to_lie_far_beyond_the_file_is_not_looked_for() -> None:
+    # the header's second field, which our own files leave out, says where the table begins
+    seed = TARGETS["AEDAT4"].seeds()[0]
+    table = b"<dv/>\0\0\0" + struct.pack("<q", 1 << 60)
+    header = struct.pack("<I4sHHHHHxxiII", 20, b"IOHE", 10, 28, 0, 20, 4, 12, 4, 5) + table
+
+    assert _aedat4_info(header) == (b"<dv/>", 1 << 60)
+    TARGETS["AEDAT4"].prepare()(seed[:14] + struct.pack("<I", len(header)) + header + bytes(100))

@@ -189,7 +189,7 @@ def aedat4_with_a_huge_packet(path: Path) -> None:
     from streamflow_nodes.event_formats import FORMATS
 
     head = FORMATS["aedat4"].head((32, 24), None, np.zeros(0, np.int64))
-    path.write_bytes(head + struct.pack("<iI", 0, 1 << 30) + bytes(100))
+    path.write_bytes(head + struct.pack("<iI", 0, 0x9C000002) + bytes(100))
 
 
 BOMBS: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
@@ -204,7 +204,7 @@ BOMBS: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
         (EVENTS, ".csv", csv_without_lines, "a line of over"),
         (EVENTS, ".aedat4", aedat4_with_a_huge_header, "which the file does not have"),
         (EVENTS, ".aedat4", aedat4_with_a_long_header, "over 1048576"),
-        (EVENTS, ".aedat4", aedat4_with_a_huge_packet, "an AEDAT4 packet says 1073741824 bytes"),
+        (EVENTS, ".aedat4", aedat4_with_a_huge_packet, "an AEDAT4 packet says 2617245698 bytes"),
         (EVENTS, ".bag", bag_whose_chunk_inflates, "becomes more than 67108864 bytes"),
         (MODEL, ".npz", npz_of_huge_arrays, "more than 268435456 bytes"),
         (MODEL, ".npz", npz_of_huge_items, "an item of an array has 600000032 bytes"),

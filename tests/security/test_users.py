@@ -19,7 +19,7 @@ from streamflow.transport import runtime_directory
 NOBODY = 65534
 GRAPH = """
 nodes:
-  numbers: {kind: number_source, settings: {count: 100000, rows: 3, filler: 50000, delay: 0.01}}
+  numbers: {kind: number_source, settings: {count: 100000, rows: 3, filler: 5000, delay: 0.05}}
   middle: {kind: doubler, inputs: {rows: numbers.rows}}
   rows: {kind: csv_file, inputs: {rows: middle.doubled}, settings: {path: rows.csv}}
 """
@@ -33,8 +33,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     run = Run(tmp_path_factory.mktemp("users"), GRAPH)
     run.wait_for(lambda: run.last_look().get("nodes", {}).get("rows", {}).get("packets_in"))
     yield run
+    assert run.process.poll() is None, run.err  # whatever strangers tried
     run.process.send_signal(signal.SIGTERM)
-    assert run.end() == 0
+    assert run.end() == 0, run.err
 
 
 def as_nobody(what: Callable[[], object]) -> str:
