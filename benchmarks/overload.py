@@ -5,7 +5,7 @@
 A source makes a packet of 64 KiB every 2 ms. Sinks take 20 ms for each: one for each lossy policy,
 beside a recorder that takes all; then one with `block` and nothing beside it. Every node has a
 process of its own. Looked at every second: the resident memory of every process, whose slope is
-fitted to all but the first fifth of the run.
+fitted to the second half of the run: before, slots of shared memory are touched for the first time.
 
 The age of a packet is from its capture until the sink was done with it. What is expected of it, by
 how the policies choose, with a period p of the source and a service time s of the sink:
@@ -115,11 +115,8 @@ def _look(root: int, now: float, memory: dict[str, list[tuple[float, float]]]) -
 
 
 def slope(samples: list[tuple[float, float]]) -> float:
-    """MiB a minute, without the first fifth, in which everything is touched for the first time.
-
-    The last sample may be of a process that is ending.
-    """
-    kept = np.array(samples[len(samples) // 5 : -1])
+    """MiB a minute in the second half; the last sample may be of a process that is ending."""
+    kept = np.array(samples[len(samples) // 2 : -1])
     return float(np.polyfit(kept[:, 0], kept[:, 1], 1)[0]) * 60 if len(kept) > 2 else 0.0
 
 
