@@ -26,7 +26,7 @@ from .errors import StreamflowError
 from .graph import Graph
 from .metrics import balance
 from .procfs import Holding, holding, identity, is_alive, send_signal
-from .supervisor import Process, Supervisor
+from .supervisor import Process, Supervisor, versions
 
 Kind = Literal["kill", "kill_two", "stop", "kill_in_start", "kill_in_drain"]
 KINDS: tuple[Kind, ...] = ("kill", "kill_two", "stop", "kill_in_start", "kill_in_drain")
@@ -298,6 +298,8 @@ def soak(
     Only from a main thread: signals end the run under way, and the soak with it.
     """
     books = _Books(graph, options)
+    versions()  # what the end of a first run loads for good is not to look like a rise
+    slopes([(float(at), Holding(0.0, 0, 0)) for at in range(int(2 * LEAST_S))])
     began = time.monotonic()
     rng = random.Random(options.seed)
     while not books.over and (left := options.seconds - (time.monotonic() - began)) > 0:
