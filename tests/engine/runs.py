@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +40,7 @@ class Run:
         name = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
         self.runtime = Path(tempfile.gettempdir(), f"sf-{name}")
         self.runtime.mkdir(mode=0o700, exist_ok=True)
+        atexit.register(shutil.rmtree, self.runtime, ignore_errors=True)
         environment = {
             **os.environ, "PYTHONPATH": str(TESTKINDS), "XDG_RUNTIME_DIR": str(self.runtime),
             **(env or {}),
