@@ -158,6 +158,32 @@ def test_a_restarted_trigger_goes_on_with_the_same_bursts(at, size, ticks):
     assert emitted + spans(ended) == spans(drive(BurstTrigger(), events=[packet]))
 
 
+def test_a_restarted_trigger_closes_in_silence_the_window_of_what_came_before():
+    first, second = BurstTrigger(), BurstTrigger()
+    drive(first, events=[stream(passage(5_000))], end=False)
+
+    second.open()
+    second.restore(first.snapshot())
+    after = list(second.advance(5_500))
+
+    assert [(e.packet.start, e.packet.stop) for e in after] == [(4_500, 5_500)]
+    second.close()
+
+
+@pytest.mark.parametrize("size", [97, 100_000])
+def test_one_packet_may_last_longer_than_the_steps_that_are_counted_at_once(size):
+    parts = [passage(centre, seed=centre) for centre in (2_000, 31_000, 31_600, 120_000)]
+    packet = stream(noise(300, 121_000), *parts)
+
+    out = drive(BurstTrigger(), events=cut(packet, size))
+
+    expected = expected_bursts(
+        packet.data.array, step=10, half=30, guard=16, contrast=300, reach=500, least=200
+    )
+    assert len(expected) >= 3
+    assert spans(out) == expected
+
+
 def test_events_that_go_back_in_time_are_dropped_and_counted():
     packet = stream(passage(5_000))
     late = packet.data.array[:3].copy()
