@@ -28,10 +28,10 @@ def kernels_loaded() -> Iterator[Any]:
     from numba.core.dispatcher import Dispatcher
 
     seen: set[int] = set()
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():  # a source's thread may import meanwhile
         if name.startswith(("numba.", "llvmlite.")) or module is None:
             continue
-        for value in list(vars(module).values()):
+        for value in vars(module).copy().values():
             # not isinstance: modules hold objects that load a library when asked for their class
             if Dispatcher in type(value).__mro__ and id(value) not in seen:
                 seen.add(id(value))

@@ -48,7 +48,7 @@ _FAILURES = {
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "it does not speak the same way: only one of the two "
     "ends uses keys",
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "the handshake failed: its key is not the one that "
-    "the graph names, or it went away",
+    "the graph names, only one of the two ends uses keys, or it went away",
 }
 
 

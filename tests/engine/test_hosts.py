@@ -214,17 +214,16 @@ def test_a_cable_that_is_pulled_and_put_back_loses_and_repeats_nothing(
 def test_kill_9_on_another_host_loses_and_repeats_nothing(tmp_path: Path, network: Network) -> None:
     options, key, secret = keys(tmp_path)
     waiting = Waiting(tmp_path / "there", network, "--listen", f"{THERE}:{PORT}", *options)
-    run = start(tmp_path / "run", network, graph(f"{THERE}:{PORT}", key), "--key", str(secret))
+    text = graph(f"{THERE}:{PORT}", key, count=1500)
+    run = start(tmp_path / "run", network, text, "--key", str(secret))
     killed = 0
+    run.wait_for(lambda: run.last_look().get("nodes", {}).get("rows", {}).get("packets_in"))
     for _ in range(3):
-        before = killed
-        run.wait_for(lambda: run.last_look().get("nodes", {}).get("rows", {}).get("packets_in"))
-        for pid in workers(waiting.process.pid, "middle"):
-            os.kill(pid, signal.SIGKILL)
-            killed += 1
-        if killed > before:
-            run.wait_for(lambda expected=killed: restarts(run) >= expected)
-    report = assert_exact(run)
+        pid = run.wait_for(lambda: workers(waiting.process.pid, "middle"))[0]
+        os.kill(pid, signal.SIGKILL)
+        killed += 1
+        run.wait_for(lambda expected=killed: restarts(run) >= expected)
+    report = assert_exact(run, 1500)
     waiting.stop()
     assert killed == 3 <= report["processes"]["middle"]["restarts"]  # more where hosts are slow
 

@@ -372,7 +372,7 @@ def test_a_runtime_directory_that_others_can_read_is_refused(tmp_path: Path) -> 
     again = Run(tmp_path / "x", "nodes: {numbers: {kind: number_source}}\n")
 
     assert again.end() == 1
-    assert "must be yours with mode 700" in again.report["error"]
+    assert "must be a folder of yours with mode 700" in again.report["error"]
 
 
 def test_json_lines_are_reports_and_the_last_one_is_final(tmp_path: Path) -> None:
