@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zmq
 import zmq.auth
@@ -32,7 +33,9 @@ from streamflow.network import (
     read_secret,
     write_keys,
 )
+from streamflow.packet import Header, Table, data_frame, describe
 from streamflow.packing import LZ4, ZSTD, codec, unpack
+from streamflow.transport import Arrival, Gap, InLink
 
 LIMIT = 20.0
 LEGACY = bytes([1, 0, 6, 0]) + b"HELLO"  # ZMTP 1.0: a bare socket would take it for a message
@@ -297,3 +300,40 @@ def test_a_codec_that_nobody_knows_is_refused() -> None:
     assert {LZ4, ZSTD} == {-2, -3}
     with pytest.raises(PacketError):
         unpack(-9, b"", 1)
+
+
+# --- a gap ----------------------------------------------------------------------------------------
+
+
+def frame(sequence: int) -> bytes:
+    table = Table(np.zeros(1, [("n", "<i8")]))
+    meta = describe(table)
+    header = Header(sequence, 0, 1, 0, 0, 1, table.array.nbytes, -1, len(meta))
+    return data_frame(header, meta, table.array.tobytes())
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_a_missing_packet_of_a_lossless_edge_is_noticed_but_not_the_first_of_a_connection(
+    context: zmq.Context, lossless: bool
+) -> None:
+    listener, joiner, _gate = joined(context, secure=False)
+    link = InLink(Table, 8, None, lossless=lossless)
+    link.attach(joiner)
+    taken: list[int] = []
+
+    def take(upto: int) -> bool:
+        taken.extend(a.header.sequence for a in link.receive() if isinstance(a, Arrival))
+        return taken[-1:] == [upto]
+
+    for sequence in (5, 6):  # the greeting asked for what follows 4
+        listener.send(frame(sequence))
+    wait_for(lambda: take(6))
+    listener.send(frame(8))
+    if lossless:
+        with pytest.raises(Gap):
+            wait_for(lambda: take(8))
+    else:
+        wait_for(lambda: take(8))
+    assert taken == ([5, 6] if lossless else [5, 6, 8])
+    for channel in (joiner, listener):
+        channel.close()
