@@ -47,9 +47,9 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/demo.stamp: $(STAMPED) | .venv/bin/python
-	$(INSTALL) -e '.[events,cytometry]'
+	$(INSTALL) -e '.[events,cytometry,audio]'
 	touch $@
 
 .venv/test.stamp: $(STAMPED) | .venv/bin/python
-	$(INSTALL) -e '.[events,cytometry,files,devices,hosts,norse,train,dev]'
+	$(INSTALL) -e '.[events,cytometry,audio,scores,files,devices,hosts,norse,train,dev]'
 	touch $@ .venv/demo.stamp
