@@ -15,8 +15,10 @@ demo: .venv/demo.stamp
 	cd out && ../$(BIN)/streamflow run flow_cytometry --report report.json \
 	  --set score.truth=$(SAMPLE) --set score_linear.truth=$(SAMPLE) --set page.truth=$(SAMPLE)
 
+# JOBS test files at a time; many tests wait for processes and sockets, not for the processor.
+JOBS ?= 2
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check
