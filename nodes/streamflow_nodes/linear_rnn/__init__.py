@@ -1,0 +1,1 @@
+"""Linear recurrent networks: their file, their engines and their tools."""
