@@ -44,8 +44,8 @@ class AudioFileWriter(Node[AudioFileWriterSettings]):
     moment, also after a crash or on a full disk; a restart repeats and loses no sample. FLAC can
     only be read once it is closed, so until the run has ended the samples are in
     `<path>.part.wav`, a WAV file; the FLAC file is there whole or not at all. FLAC needs the extra
-    `audio`. With `rotate` each file is whole. If no packet comes, nothing says the rate: a WAV file
-    is then empty, a FLAC file is not there.
+    `audio`. With `rotate` each file is whole. If no packet comes, nothing says the rate, and the
+    WAV file has no bytes. A FLAC file without samples is not there at all (libsndfile has none).
 
     Faults: `missing_sample` (frames that never came, written as silence), `repeated_sample` (frames
     that came before, left out), `clipped` (samples beyond full scale, limited; not in `float32`),
@@ -171,9 +171,9 @@ class AudioFileWriter(Node[AudioFileWriterSettings]):
         return wav_head(self._format.rate, self._format.channels, self.settings.encoding, size)
 
     def finish(self) -> None:
-        if self._next < 0:
+        if self._next < 0 or (self._is_flac and self._next == self._first):
             self.log.warning("%s: no samples came, so it is not written", self.settings.path)
-            self._records.begin()
+            self._records.restore(0)  # drops a head without samples, and what an earlier run left
             if self._is_flac:
                 Path(self.settings.path).unlink(missing_ok=True)
             return
