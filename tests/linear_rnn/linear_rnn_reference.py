@@ -27,21 +27,22 @@ def s5_layer(record, t, frames):
         b = ((a - 1) / rate)[:, None] * (t["B_re"] + 1j * t["B_im"])
         double = 2.0
     c = t["C_re"] + 1j * t["C_im"]
+    v = frames
+    if record.get("norm") == "batch":
+        scaled = (v - t["norm.mean"]) / np.sqrt(t["norm.variance"] + record["norm_epsilon"])
+        v = scaled * t["norm.weight"] + t["norm.bias"]
+    drive = v @ b.T + t.get("input_bias_re", 0.0) + 1j * t.get("input_bias_im", 0.0)
+    states = np.empty_like(drive)
     x = np.zeros(len(a), complex)
-    out = []
-    for u in frames:
-        v = u
-        if record.get("norm") == "batch":
-            scaled = (u - t["norm.mean"]) / np.sqrt(t["norm.variance"] + record["norm_epsilon"])
-            v = scaled * t["norm.weight"] + t["norm.bias"]
-        x = a * x + b @ v + t.get("input_bias_re", 0.0) + 1j * t.get("input_bias_im", 0.0)
-        h = np.where(x.real > 0, x, 0) if record["state_activation"] == "relu_re" else x
-        z = double * (c @ h).real + t["D"] * v + t.get("output_bias", 0.0)
-        z = activate(record["activation"], z)
-        if record["gate"] == "half1":
-            z = z * activate("sigmoid", t["gate.weight"] @ z + t["gate.bias"])
-        out.append(activate(record["final_activation"], u + z if record["skip"] else z))
-    return np.array(out)
+    for at, each in enumerate(drive):
+        x = a * x + each
+        states[at] = x
+    h = np.where(states.real > 0, states, 0) if record["state_activation"] == "relu_re" else states
+    z = double * (h @ c.T).real + t["D"] * v + t.get("output_bias", 0.0)
+    z = activate(record["activation"], z)
+    if record["gate"] == "half1":
+        z = z * activate("sigmoid", z @ t["gate.weight"].T + t["gate.bias"])
+    return activate(record["final_activation"], frames + z if record["skip"] else z)
 
 
 def run(layers, tensors, frames):
