@@ -38,6 +38,7 @@ from .graph_file import (
 )
 from .kinds import KindFile, class_name, kinds, load_class, node_class, scan
 from .node import Node
+from .packet import Events
 from .packing import Compression
 from .yaml_file import Scalar, Tree, WholeFault, short
 
@@ -448,6 +449,12 @@ class _Check:
             what = f"{source!r} ({producer.kind}) has no output {output!r}; it has: {known}{hint}"
             self.faults.tell(line, f"{where}node {what}")
             return None
+        packing = tree.entries.get("compress")
+        if packing is not None and yaml_file.plain(packing) == "events8":
+            carried = outputs[output].payload
+            if not issubclass(carried, Events):
+                what = f"compress: events8 packs Events, but {value} carries {carried.__name__}"
+                self.faults.tell(packing.line, f"{where}{what}; expected lz4, zstd or none")
         port = draft.node_class.inputs.get(name) if draft.node_class else None
         if port is not None and port.payload is not outputs[output].payload:
             wants, gives = port.payload.__name__, outputs[output].payload.__name__

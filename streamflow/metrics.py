@@ -17,6 +17,7 @@ IN = (
 OUT = (
     "produced", "produced_items", "acknowledged", "acknowledged_items", "dropped", "dropped_items",
     "lost", "lost_items", "in_flight", "waiting", "waiting_max", "blocked_ns", "bytes", "watermark",
+    "sent_bytes", "sent_plain",
 )  # fmt: skip
 LOCAL = (
     "produced", "produced_items", "handled", "handled_items", "bytes", "watermark", "ended",
@@ -99,6 +100,12 @@ def shared_edge(out: dict[str, int], into: dict[str, int]) -> dict[str, Any]:
         "waiting_max": out["waiting_max"],
         "blocked_s": round(out["blocked_ns"] / 1e9, 3),
     }
+
+
+def far_edge(out: dict[str, int], into: dict[str, int]) -> dict[str, Any]:
+    """One edge to another host: as `shared_edge`, and what went over the wire."""
+    sent = {"sent_bytes": out["sent_bytes"], "sent_plain": out["sent_plain"]}
+    return shared_edge(out, into) | sent
 
 
 def reference_edge(local: dict[str, int]) -> dict[str, Any]:

@@ -271,6 +271,7 @@ def _shape(raw: NDArray[np.uint8], format_words: Any, shape: list[int]) -> Array
 PREFIX = b"SF" + bytes([WIRE_VERSION])
 DATA, TICK, END, HELLO, CREDIT, TICKED, ENDED = range(1, 8)
 HEADER = struct.Struct("<2sBBQqqqqQQiI")
+_SLOT = struct.Struct("<i")  # the last but one of it
 _DATA = PREFIX + bytes([DATA])
 
 
@@ -322,6 +323,12 @@ def read_header(frame: bytes | memoryview) -> Header:
     if header.start > header.stop:
         raise PacketError(f"a packet that stops ({header.stop}) before it starts ({header.start})")
     return header
+
+
+def is_plain(frame: bytes) -> bool:
+    """Whether a data message has its payload as it is, not packed."""
+    slot: int = _SLOT.unpack_from(frame, HEADER.size - 8)[0]
+    return slot == -1
 
 
 def data_frame(header: Header, meta: bytes, payload: bytes = b"") -> bytes:

@@ -14,21 +14,24 @@ from numpy.typing import NDArray
 
 from .errors import PacketError, TransportError
 
-Compression = Literal["none", "lz4", "zstd"]
+Compression = Literal["none", "lz4", "zstd", "events8"]
 
 
 class Codec(NamedTuple):
-    """A way to pack, and the number that a header has in the place of a slot."""
+    """A way to pack, and the number that a header has in the place of a slot.
+
+    `pack` gives None for a payload that this way cannot hold.
+    """
 
     slot: int
-    pack: Callable[[bytes], bytes]
+    pack: Callable[[bytes], bytes | None]
     unpack: Callable[[bytes, int], bytes]
 
 
 def codec(name: Compression) -> Codec:
     """The codec of that name; TransportError when its library is not installed."""
     try:
-        return _lz4() if name == "lz4" else _zstd()
+        return {"lz4": _lz4, "zstd": _zstd, "events8": _events8}[name]()
     except ImportError as error:
         raise TransportError(
             f"compress: {name} needs {error.name}, which is not installed: "
@@ -38,7 +41,7 @@ def codec(name: Compression) -> Codec:
 
 def unpack(slot: int, data: bytes, nbytes: int) -> NDArray[np.uint8]:
     """The payload of `nbytes` bytes, read-only; PacketError for anything that no codec made."""
-    names: dict[int, Compression] = {LZ4: "lz4", ZSTD: "zstd"}
+    names: dict[int, Compression] = {LZ4: "lz4", ZSTD: "zstd", EVENTS8: "events8"}
     try:
         raw = codec(names[slot]).unpack(data, nbytes)
     except (KeyError, TransportError) as error:
@@ -50,7 +53,7 @@ def unpack(slot: int, data: bytes, nbytes: int) -> NDArray[np.uint8]:
     return np.frombuffer(raw, np.uint8)
 
 
-LZ4, ZSTD = -2, -3
+LZ4, ZSTD, EVENTS8 = -2, -3, -4
 
 
 def _lz4() -> Codec:
@@ -77,3 +80,52 @@ def _zstd() -> Codec:
         return out
 
     return Codec(ZSTD, lambda data: bytes(zstd.compress(data, 1)), unpack)
+
+
+# --- camera events in 8 bytes ---------------------------------------------------------------------
+# The first event's timestamp (us, int64), then for each event a word of 64 bits, all little-endian:
+# x (15 bits), y (15 bits), polarity (1 bit), microseconds since the first event (33 bits, 2.4 h).
+# In memory an event is two words (`packet.EVENT`): the time; x, y, polarity, 3 spare bytes.
+
+_TIME_BITS = 33
+_WRONG = 0xFE_8000_8000  # of the second word: bits that a polarity of 0 or 1 and places >= 0 lack
+_X, _Y, _ON = 0x7FFF, 0x7FFF << 15, 1 << 30
+
+
+def _events8() -> Codec:
+    return Codec(EVENTS8, pack_events, unpack_events)
+
+
+def pack_events(data: bytes) -> bytes | None:
+    """Camera events (bytes of `EVENT`s) in 8 bytes each and 8 more; exact, or None.
+
+    None where an event is earlier than the first or 2**33 us later, has a negative x or y, or a
+    polarity other than 0 and 1. The three spare bytes of an event are not kept.
+    """
+    words = np.frombuffer(data, "<i8").reshape(-1, 2)
+    if not len(words):
+        return None
+    first = words[0, 0]
+    since, place = words[:, 0] - first, words[:, 1]
+    if np.bitwise_or.reduce(place) & _WRONG or np.bitwise_or.reduce(since) >> _TIME_BITS:
+        return None
+    out = np.empty(len(words) + 1, "<i8")
+    out[0] = first
+    packed = out[1:]
+    np.left_shift(since, 31, out=packed)
+    packed |= place & _X
+    packed |= place >> 1 & _Y
+    packed |= place >> 2 & _ON
+    return out.tobytes()
+
+
+def unpack_events(data: bytes, nbytes: int) -> bytes:
+    """What `pack_events` was given, its spare bytes zero; ValueError for other lengths."""
+    if nbytes <= 0 or nbytes % 16 or len(data) != 8 + nbytes // 2:
+        raise ValueError(f"{len(data)} bytes are not {nbytes} bytes of events")
+    packed = np.frombuffer(data, "<i8")
+    words = np.empty((nbytes // 16, 2), "<i8")
+    since = packed[1:].view("<u8") >> np.uint64(31)
+    words[:, 0] = packed[0] + since.view("<i8")
+    words[:, 1] = packed[1:] & _X | (packed[1:] & _Y) << 1 | (packed[1:] & _ON) << 2
+    return words.tobytes()

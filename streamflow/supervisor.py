@@ -28,7 +28,7 @@ from .control import PROTOCOL, Control, Message, peer_is_me
 from .errors import StreamflowError, TransportError
 from .graph import Graph, ProcessSpec
 from .memory import Board, create, read_only, segment_bytes
-from .metrics import VERBS, Layout, balance, reference_edge, shared_edge
+from .metrics import VERBS, Layout, balance, far_edge, reference_edge, shared_edge
 from .network import LATER, Keys, Security, address_towards, is_loopback, new_keys
 from .plan import EdgePlan, SegmentPlan, make_plan
 from .remote import HostLost, Remote, RemoteControl, connect_hosts
@@ -1069,7 +1069,7 @@ class Supervisor:
         edge = self.edges[name]
         out = edge.producer.layout.read(self._words(edge.producer), "out", name)
         into = edge.consumer.layout.read(self._words(edge.consumer), "in", name)
-        return shared_edge(out, into)
+        return (far_edge if edge.plan.transport == "tcp" else shared_edge)(out, into)
 
     def edge_report(self) -> dict[str, dict[str, Any]]:
         """Every edge's ledger, from both of its ends."""

@@ -47,6 +47,7 @@ from .packet import (
     Payload,
     data_frame,
     describe,
+    is_plain,
     kind_of,
     packet_of,
     payload_bytes,
@@ -326,6 +327,7 @@ class OutLink:
         self.ending = self.ended = self.end_sent = False
         self.recovering = False
         self.bytes = 0
+        self.sent_bytes = self.sent_plain = 0  # to another host; packets that were not packed
         self.watermark = self._ticked = NEVER
         self._tick_out = False
         self._heeds_time, self._tick_due = True, 0.0
@@ -378,6 +380,9 @@ class OutLink:
         if channel is None or not channel.send(frame):
             self.sender.disconnect()  # the supervisor will tell of the death behind it
             return False
+        if self.far:
+            self.sent_bytes += len(frame)
+            self.sent_plain += self.codec is not None and is_plain(frame)
         mark = entry.watermark
         if mark > self._ticked:
             self._ticked = mark  # the packet carried it
@@ -540,7 +545,7 @@ class Output:
             raw = self.segment.payload(header.slot, header.nbytes).tobytes()
         if codec is not None:
             packed = codec.pack(raw)
-            if len(packed) < len(raw):
+            if packed is not None and len(packed) < len(raw):
                 header = msgspec.structs.replace(header, slot=codec.slot)
                 return data_frame(header, entry.frame[HEADER.size : body], packed)
         if header.slot < 0:

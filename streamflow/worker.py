@@ -34,7 +34,7 @@ from .dead_letters import keep
 from .edge import ENDED, NEVER
 from .errors import NodeError, StreamflowError
 from .kinds import node_class
-from .memory import Board, Segment, Vault, decode_state, encode_state
+from .memory import Board, Histogram, Segment, Vault, decode_state, encode_state
 from .metrics import FAULTS, NODE, VERBS, Layout
 from .network import Gate, Joiner, Keys, Listener, Security
 from .node import Emission, check_emission
@@ -82,7 +82,8 @@ class Worker:
         self._captured = 0
         self._commit_due = 0.0
         self._snapshot_half = self._snapshot_bytes = self._commits = 0
-        self._board_at = 0.0
+        self._board_at = self._latencies_at = 0.0
+        self._latencies: list[tuple[list[int], Histogram]] = []  # ns, not in the histogram yet
         self._uncommitted = False
         self._finished_said = False
         self._closing = False
@@ -118,10 +119,11 @@ class Worker:
         self.board = Board(board_fd, self.layout.words, histograms=len(histograms), writable=True)
         self._busy = self.board.busy
         self.vault = Vault(vault_fd, writable=True)
-        for feed in self.feeds.values():
-            feed.latency = self.board.histogram(histograms[feed.name]).add
-        for local in self.locals.values():
-            local.latency = self.board.histogram(histograms[local.name]).add
+        ends: list[Feed | Local] = [*self.feeds.values(), *self.locals.values()]
+        for end in ends:
+            taken: list[int] = []
+            end.latency = taken.append  # a tenth of what the histogram itself costs
+            self._latencies.append((taken, self.board.histogram(histograms[end.name])))
         for fd in fds:
             os.close(fd)
         os.close(board_fd)
@@ -305,6 +307,7 @@ class Worker:
                     dropped.append((out["dropped"], out["dropped_items"]))
                     link = self.out_links[link_words["edge"]][0]
                     link.bytes, link.sender.waiting_max = out["bytes"], out["waiting_max"]
+                    link.sent_bytes, link.sent_plain = out["sent_bytes"], out["sent_plain"]
                     self._blocked[link_words["edge"]] = out["blocked_ns"]
                     if self._commits:
                         link.watermark = self._routes[name].watermark = out["watermark"]
@@ -389,7 +392,8 @@ class Worker:
 
     def _once(self, milliseconds: int) -> None:
         """Wait for something to arrive and take it in."""
-        self.board.say(Board.HEARTBEAT, time.monotonic_ns())
+        # and that no node is busy, or that the one whose handler waits for room is not to blame
+        self.board.alive(time.monotonic_ns(), *self._inside, 0)
         for take_in, what in self.poll.wait(milliseconds):
             take_in(what)
 
@@ -436,7 +440,7 @@ class Worker:
         """Hand over what is ready; whether more is ready now."""
         more = blocked = False
         if self._blocked_since:
-            self._note_blocked()
+            self._note_freed()
         handled = self._handled
         for runner in self.runners:
             if runner.finished:
@@ -538,16 +542,21 @@ class Worker:
         return told
 
     def _note_blocked(self) -> None:
-        """Add up how long each lossless edge has been full."""
-        now = time.monotonic_ns()
+        """Note since when each lossless edge is full."""
+        since = self._blocked_since
         for name, (link, _output) in self.out_links.items():
-            if not link.sender.room():
-                since = self._blocked_since.get(name)
-                if since is not None:
-                    self._blocked[name] += now - since
-                self._blocked_since[name] = now
-            elif name in self._blocked_since:
+            if name not in since and not link.sender.room():
+                since[name] = time.monotonic_ns()
+
+    def _note_freed(self, *, so_far: bool = False) -> None:
+        """Add up how long edges were full that are no longer; `so_far`, also of those that are."""
+        for name in list(self._blocked_since):
+            is_full = not self.out_links[name][0].sender.room()
+            if so_far or not is_full:
+                now = time.monotonic_ns()
                 self._blocked[name] += now - self._blocked_since.pop(name)
+                if is_full:
+                    self._blocked_since[name] = now
 
     # --- handing over -------------------------------------------------------------------------
 
@@ -600,10 +609,8 @@ class Worker:
                 what = f"on_{runner.ports[port]}"
                 raise self._node_error(runner, what, error, (start, stop)) from error
         self._inside = outer
-        if outer[0]:
+        if outer[0]:  # else the next packet says so, or the loop when it turns
             self._busy(outer[0], outer[1], time.monotonic_ns())
-        else:
-            self._busy(0, 0, 0)
 
     def _skip(
         self, runner: Runner, port: int, packet: Packet[Any] | None, error: Exception
@@ -799,7 +806,7 @@ class Worker:
                 raise Stopped
         self._waiting.pop()
         self._captured = captured
-        self._note_blocked()
+        self._note_freed()
         self._leave(self._inside)
 
     def _work_others(self) -> bool:
@@ -932,7 +939,13 @@ class Worker:
 
     def _write_board(self) -> None:
         write, offsets = self.board.write, self.layout.offsets
-        self._board_at = time.monotonic() + REFRESH_S
+        now = time.monotonic()
+        self._board_at = now + REFRESH_S
+        if now >= self._latencies_at:
+            self._latencies_at = now + REFRESH_S
+            self._enter_latencies()
+        if self._blocked_since:
+            self._note_freed(so_far=True)
         write(
             0, self._snapshot_half, self._snapshot_bytes, self._commits, self.incarnation,
             self._captured,
@@ -961,6 +974,7 @@ class Worker:
                 s.acknowledged_items, s.dropped,
                 s.dropped_items, s.lost, s.lost_items, s.in_flight,
                 len(s.waiting), s.waiting_max, self._blocked[name], out.bytes, out.watermark,
+                out.sent_bytes, out.sent_plain,
             )  # fmt: skip
         for name, local in self.locals.items():
             write(
@@ -971,6 +985,12 @@ class Worker:
         for name, output in self.outputs.items():
             write(offsets["output", name], output.sequence, output.items)
         self.board.commit()
+
+    def _enter_latencies(self) -> None:
+        for taken, histogram in self._latencies:
+            if taken:
+                histogram.extend(taken)
+                taken.clear()
 
     # --- the supervisor -----------------------------------------------------------------------
 
@@ -1086,6 +1106,7 @@ class Worker:
             output.closed for output in self.outputs.values()
         )
         if done and not self._finished_said and not self._uncommitted:
+            self._enter_latencies()
             self._write_board()
             self.control.send("finished")
         elif self._finished_said and not done:
@@ -1107,6 +1128,7 @@ class Worker:
         for runner in self.runners:
             with self._running(runner, "close"):
                 runner.node.close()
+        self._enter_latencies()
         self._refresh(between=False)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         self.control.send(

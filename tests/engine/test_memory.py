@@ -437,6 +437,21 @@ def test_percentiles_are_at_most_one_bucket_wrong(durations: list[int]) -> None:
     assert said["count"] == len(durations)
 
 
+@PROPERTY
+@given(st.lists(st.integers(-(10**6), 2**63 - 1), max_size=60))
+def test_durations_counted_together_are_counted_as_one_by_one(durations: list[int]) -> None:
+    words = [memoryview(bytearray(8 * Histogram.BUCKETS)).cast("q") for _ in range(2)]
+    together, one_by_one = (Histogram(memory) for memory in words)
+    for duration in durations:
+        one_by_one.add(duration)
+        one_by_one.add(duration)
+
+    together.extend(durations)
+    together.extend(durations)
+
+    assert words[0].tolist() == words[1].tolist()
+
+
 @given(st.integers(-(10**6), 2**63 - 1))
 @PROPERTY
 def test_any_duration_is_counted_and_the_maximum_is_exact(duration: int) -> None:
