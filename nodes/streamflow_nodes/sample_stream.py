@@ -117,6 +117,58 @@ class SampleStream:
         return array
 
 
+class KeptSamples:
+    """The samples of one input that wait: those from `first` up to its stream's `next`."""
+
+    def __init__(self, node: Node[Any], port: str) -> None:
+        self._port = port
+        self.stream = SampleStream(node, port)
+        self._held: list[FloatSamples] = []
+        self.count = 0
+
+    @property
+    def first(self) -> int:
+        return self.stream.next - self.count
+
+    def add(self, array: FloatSamples) -> None:
+        self._held.append(array)
+        self.count += len(array)
+
+    def before(self, time: int) -> int:
+        """The first sample that waits and does not begin before `time` (us)."""
+        low, high = self.first, self.stream.next
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if self.stream.time(middle) < time else (low, middle)
+        return low
+
+    def get(self, first: int, end: int) -> FloatSamples:
+        """The samples from `first` to before `end`, which wait."""
+        return self._whole()[first - self.first : end - self.first]
+
+    def drop(self, end: int) -> None:
+        """Keep the samples from `end` on."""
+        gone = min(self.count, end - self.first)
+        if gone > 0:
+            whole = self._whole()
+            self._held, self.count = [whole[gone:]], self.count - gone
+
+    def snapshot(self) -> dict[str, Any]:
+        state = self.stream.snapshot()
+        return {**state, f"{self._port}_held": self._whole()} if self.count else state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.stream.restore(state)
+        held = state.get(f"{self._port}_held")
+        self._held, self.count = ([], 0) if held is None else ([held], len(held))
+
+    def _whole(self) -> FloatSamples:
+        if len(self._held) != 1:
+            nothing = no_samples(max(1, self.stream.channels))
+            self._held = [np.concatenate([nothing, *self._held])]
+        return self._held[0]
+
+
 def sample_at(time: int, rate: int) -> int:
     """The sample that begins nearest to `time` (us): the inverse of `sample_time` to 500 kHz."""
     return (2 * rate * time + 1_000_000) // 2_000_000

@@ -18,15 +18,17 @@ with v = w. Where spectra are not changed that is the signal again, at its ends 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamflow.node import Positive, Settings
+from streamflow.node import Node, Positive, Settings
+from streamflow.packet import Packet, Samples
 
 from .kernels.overlap import add_frames, cut_frames
-from .sample_stream import FloatSamples
+from .sample_stream import FloatSamples, SampleStream
 
 Spectra = NDArray[np.complex64]
 """(frames, channels, size // 2 + 1) complex64, as numpy's rfft scales them."""
@@ -177,11 +179,75 @@ class Synthesis:
         add_frames(frames, self.window, self.frames.hop, self.held, out)
 
 
+class SpectrumStream:
+    """The spectra of one input of a node, with where they lie in stream time.
+
+    The node declares `sample_stream.FAULTS`. `held_from` is for its `holds_from`: where the next
+    spectra will start (us), None before the first packet.
+    """
+
+    def __init__(self, node: Node[Any], frames: Frames, port: str = "samples") -> None:
+        self._port, self._frames = port, frames
+        self.samples = SampleStream(node, port)
+        self.count = 0
+        """How many spectra were given."""
+        self._analysis = Analysis(frames)
+        self._analysis.warm_up()
+
+    def take(self, packet: Packet[Samples]) -> Iterator[tuple[Spectra, int, int]]:
+        """What a packet completes: spectra, and start and stop (us) of the samples new in them."""
+        for array in self.samples.take(packet):
+            if self._analysis.channels != self.samples.channels:
+                self._analysis = Analysis(self._frames, self.samples.channels)
+            yield from self._given(self._analysis.feed(array))
+
+    def finish(self) -> Iterator[tuple[Spectra, int, int]]:
+        """The spectra behind the end, whose stop is where the samples ended."""
+        if self.samples.has_begun:
+            yield from self._given(self._analysis.finish())
+
+    @property
+    def held_from(self) -> int | None:
+        samples, hop = self.samples, self._frames.hop
+        return samples.time(samples.first + self.count * hop) if samples.has_begun else None
+
+    def snapshot(self) -> dict[str, Any]:
+        """The state, with the port's name before every key."""
+        return {
+            **self.samples.snapshot(),
+            f"{self._port}_held": self._analysis.held.copy(),
+            f"{self._port}_count": self.count,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `snapshot` gave, from among the node's own state."""
+        self.samples.restore(state)
+        held = state[f"{self._port}_held"]
+        self._analysis = Analysis(self._frames, held.shape[1])
+        self._analysis.held = held
+        self._analysis.samples = self.samples.next - self.samples.first
+        self.count = int(state[f"{self._port}_count"])
+
+    def _given(self, spectra: Spectra) -> Iterator[tuple[Spectra, int, int]]:
+        if len(spectra):
+            hop, first = self._frames.hop, self.samples.first
+            start, self.count = self.count * hop, self.count + len(spectra)
+            end = min(self.count * hop, self._analysis.samples)
+            yield spectra, self.samples.time(first + start), self.samples.time(first + end)
+
+
 def decibels(power: NDArray[Any], floor: float = -120.0) -> NDArray[np.float32]:
     """Power in dB, not below `floor`; float32."""
     least = 10.0 ** (floor / 10)
-    decibel: NDArray[np.float32] = (10 * np.log10(np.maximum(power, least))).astype(np.float32)
-    return decibel
+    level: NDArray[np.float32] = (10 * np.log10(np.maximum(power, least))).astype(np.float32)
+    return level
+
+
+def full_scale(spectra: Spectra, window: FloatSamples) -> NDArray[np.float32]:
+    """Power of each bin, 1 where a sine of full scale lies on it: |2 X / sum of the window|^2."""
+    scale = 2 / float(window.sum(dtype=np.float64))
+    power: NDArray[np.float32] = (spectra.real * scale) ** 2 + (spectra.imag * scale) ** 2
+    return power.astype(np.float32, copy=False)
 
 
 def _window(name: WindowName, size: int) -> FloatSamples:

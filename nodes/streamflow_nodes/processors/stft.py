@@ -9,8 +9,8 @@ from streamflow.node import Emission, In, Node, Out
 from streamflow.packet import Packet, Samples, Tensor
 
 from ..audio import sample_time
-from ..sample_stream import FAULTS, SampleStream
-from ..spectra import AXES, Analysis, Frames, FrameSettings, Spectra
+from ..sample_stream import FAULTS
+from ..spectra import AXES, Frames, FrameSettings, Spectra, SpectrumStream
 
 
 class StftSettings(FrameSettings, frozen=True, kw_only=True):
@@ -41,55 +41,27 @@ class Stft(Node[StftSettings]):
     faults = FAULTS
 
     def open(self) -> None:
-        self._frames = Frames.of(self.settings)
-        self._stream = SampleStream(self)
-        self._analysis = Analysis(self._frames)
-        self._analysis.warm_up()
-        self._count = 0  # frames that have left
+        self._stream = SpectrumStream(self, Frames.of(self.settings))
 
     def on_samples(self, packet: Packet[Samples]) -> Iterator[Emission]:
-        for array in self._stream.take(packet):
-            if self._analysis.channels != self._stream.channels:
-                self._analysis = Analysis(self._frames, self._stream.channels)
-            yield from self._leave(self._analysis.feed(array))
-        if self._stream.has_begun:
-            self._hold()
+        for spectra, start, stop in self._stream.take(packet):
+            yield self._leave(spectra, start, stop)
+        self.holds_from = self._stream.held_from
 
     def finish(self) -> Iterator[Emission]:
-        if self._stream.has_begun:
-            yield from self._leave(self._analysis.finish())
+        for spectra, start, stop in self._stream.finish():
+            yield self._leave(spectra, start, stop)
 
     def results(self) -> dict[str, Any]:
-        return {"frames": self._count}
+        return {"frames": self._stream.count}
 
     def snapshot(self) -> dict[str, Any]:
-        return {
-            **self._stream.snapshot(),
-            "held": self._analysis.held.copy(),
-            "samples": self._analysis.samples,
-            "count": self._count,
-        }
+        return self._stream.snapshot()
 
     def restore(self, state: dict[str, Any]) -> None:
         self._stream.restore(state)
-        self._analysis = Analysis(self._frames, state["held"].shape[1])
-        self._analysis.held, self._analysis.samples = state["held"], int(state["samples"])
-        self._count = int(state["count"])
-        if self._stream.has_begun:
-            self._hold()
+        self.holds_from = self._stream.held_from
 
-    def _leave(self, spectra: Spectra) -> Iterator[Emission]:
-        if not len(spectra):
-            return
-        hop, stream = self._frames.hop, self._stream
-        start, self._count = self._count, self._count + len(spectra)
-        stop = min(self._count * hop, self._analysis.samples)
-        step = sample_time(hop, stream.rate)
-        yield self.spectra(
-            Tensor(spectra, AXES, step),
-            stream.time(stream.first + min(start * hop, stop)),
-            stream.time(stream.first + stop),
-        )
-
-    def _hold(self) -> None:
-        self.holds_from = self._stream.time(self._stream.first + self._count * self._frames.hop)
+    def _leave(self, spectra: Spectra, start: int, stop: int) -> Emission:
+        step = sample_time(self.settings.hop, self._stream.samples.rate)
+        return self.spectra(Tensor(spectra, AXES, step), start, stop)
