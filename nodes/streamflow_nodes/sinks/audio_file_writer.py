@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from streamflow.errors import NodeError
 from streamflow.node import In, Node, OutputPath
 from streamflow.packet import Packet, Samples
 
-from ..audio import Format, Frames, finite, refused, require_samples
+from ..audio import Frames, refused
 from ..audio_formats import DATA_AT, Encoding, FlacBuilder, encode, sound_library, wav_head
 from ..files import AssembledFile, RecordFile
 from ..output_files import FullDiskSettings, OutputFile
+from ..sample_stream import FAULTS, SampleStream
 
 SUFFIXES = {".wav": "wav", ".wave": "wav", ".flac": "flac"}
-LONGEST_GAP = 600  # s of samples that never came for which silence is written
 FLAC_CHANNELS, FLAC_RATE = 8, 655_350  # the most that the format has room for
 WAV_CHANNELS = 1 << 10  # its own limit is 65535; a frame must fit its 16-bit size
 
@@ -52,7 +49,7 @@ class AudioFileWriter(Node[AudioFileWriterSettings]):
     `not_finite` (samples that are not numbers, written as 0), `not_written` (frames).
 
     Refused: a rate or number of channels that changes, more than 8 channels or 655 350 Hz in FLAC,
-    more than ten minutes of missing samples.
+    more than an hour of missing samples.
 
     Emits nothing. Keeps the length of the file and the index of the next sample. How the stream
     was cut into packets changes no byte.
@@ -61,7 +58,7 @@ class AudioFileWriter(Node[AudioFileWriterSettings]):
     """
 
     samples = In(Samples)
-    faults = ("missing_sample", "repeated_sample", "clipped", "not_finite", "not_written")
+    faults = (*FAULTS, "clipped", "not_written")
 
     def open(self) -> None:
         settings = self.settings
@@ -90,8 +87,7 @@ class AudioFileWriter(Node[AudioFileWriterSettings]):
                 "is: give the path of an ordinary file",
                 kind="audio_file_writer",
             )
-        self._format = Format()
-        self._first = self._next = -1  # index of the first frame, and of the one after the last
+        self._samples = SampleStream(self)
 
     @property
     def _records(self) -> RecordFile:
@@ -105,23 +101,25 @@ class AudioFileWriter(Node[AudioFileWriterSettings]):
             self.name,
             ".wav",
             lambda journal, draft: FlacBuilder(
-                journal, draft, self._format.rate, self._format.channels, settings.encoding
+                journal, draft, self._samples.rate, self._samples.channels, settings.encoding
             ),
             reserve=settings.reserve,
             draft_may_wait=settings.when_disk_full != "fail",
         )
 
     def on_samples(self, packet: Packet[Samples]) -> None:
-        frames = require_samples(self, packet)
-        self._format.check(self, packet, "resample or mix before, or write a file for each")
-        if self._next < 0:
-            self._check_room(packet)
-            self._first = self._next = packet.data.first
-        for piece in self._pieces(packet, frames):
-            self._write(piece)
+        for frames in self._samples.take(packet):
+            if not self._file.length:
+                self._check_room(packet)
+            self._write(frames)
+
+    @property
+    def _frames(self) -> int:
+        """Frames that came, missing ones included."""
+        return self._samples.next - self._samples.first
 
     def _check_room(self, packet: Packet[Samples]) -> None:
-        rate, channels = self._format.rate, self._format.channels
+        rate, channels = self._samples.rate, self._samples.channels
         most = (FLAC_CHANNELS, FLAC_RATE) if self._is_flac else (WAV_CHANNELS, 1 << 26)
         if channels > most[0] or rate > most[1]:
             raise refused(
@@ -131,47 +129,22 @@ class AudioFileWriter(Node[AudioFileWriterSettings]):
                 f"{most[1]} Hz: write fewer to a file",
             )
 
-    def _pieces(self, packet: Packet[Samples], frames: Frames) -> Iterator[Frames]:
-        """What is to be written for a packet, silence in place of what is missing before it."""
-        gap = packet.data.first - self._next
-        if gap > LONGEST_GAP * self._format.rate:
-            raise refused(
-                self,
-                packet,
-                f"sample {packet.data.first} after sample {self._next - 1}; expected at most "
-                f"{LONGEST_GAP} s without samples: correct the node before, or write a file for "
-                "each part",
-            )
-        if gap > 0:
-            self.count_fault("missing_sample", gap)
-            while gap > 0:
-                length = min(gap, self._format.rate)
-                yield np.zeros((length, self._format.channels), np.float32)
-                gap -= length
-        elif gap < 0:
-            self.count_fault("repeated_sample", min(-gap, len(frames)))
-            frames = frames[-gap:]
-        yield frames
-
     def _write(self, frames: Frames) -> None:
-        self._next += len(frames)
         if self._file.is_stopped:
             self.count_fault("not_written", len(frames))
             return
-        frames, wrong = finite(frames)
         data, clipped = encode(frames, self.settings.encoding)
         if not self._file.append(lambda: data if self._file.length else self._head(0) + data):
             self.count_fault("not_written", len(frames))
             return
-        self.count_fault("not_finite", wrong)
         self.count_fault("clipped", clipped)
         self._records.overwrite(0, self._head(self._records.length - DATA_AT))
 
     def _head(self, size: int) -> bytes:
-        return wav_head(self._format.rate, self._format.channels, self.settings.encoding, size)
+        return wav_head(self._samples.rate, self._samples.channels, self.settings.encoding, size)
 
     def finish(self) -> None:
-        if self._next < 0 or (self._is_flac and self._next == self._first):
+        if not self._samples.has_begun or (self._is_flac and not self._frames):
             self.log.warning("%s: no samples came, so it is not written", self.settings.path)
             self._records.restore(0)  # drops a head without samples, and what an earlier run left
             if self._is_flac:
@@ -191,17 +164,13 @@ class AudioFileWriter(Node[AudioFileWriterSettings]):
     def snapshot(self) -> dict[str, Any]:
         return {
             **self._file.snapshot(),
-            "rate": self._format.rate,
-            "channels": self._format.channels,
-            "first": self._first,
-            "next": self._next,
-            **self.fault_counts,
+            **self._samples.snapshot(),
+            **{f"fault_{fault}": times for fault, times in self.fault_counts.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._format.rate, self._format.channels = int(state["rate"]), int(state["channels"])
-        self._first, self._next = int(state["first"]), int(state["next"])
-        self.fault_counts = {fault: int(state[fault]) for fault in self.faults}
+        self._samples.restore(state)
+        self.fault_counts = {fault: int(state[f"fault_{fault}"]) for fault in self.faults}
         length = int(state["length"])
         head = self._head(length - DATA_AT) if length else b""
         self._file.restore(state, b"" if self._is_flac else head)
@@ -214,10 +183,10 @@ class AudioFileWriter(Node[AudioFileWriterSettings]):
         is_built = isinstance(file, AssembledFile) and file.is_complete
         return {
             "path": self.settings.path,
-            "rate": self._format.rate,
-            "channels": self._format.channels,
-            "first": max(0, self._first),
-            "frames": self._next - self._first - self.fault_counts["not_written"],
+            "rate": self._samples.rate,
+            "channels": self._samples.channels,
+            "first": self._samples.first,
+            "frames": self._frames - self.fault_counts["not_written"],
             "bytes": file.path.stat().st_size if is_built else self._file.length,
             **self._file.results(),
         }

@@ -112,13 +112,12 @@ class Microphone(Node[MicrophoneSettings]):
                 if self._closed:
                     return
                 ring.wait(PATIENCE)
-            while (block := ring.take()) is not None:
+            while not self.clock.stopped and (block := ring.take()) is not None:
                 yield self._emission(*block)
-            self._count(ring)
+            self._count()
             is_running = self._stream is not None and self._stream.is_running
             if not is_running or ring.silent_for() > STALL:
                 yield from self._reconnect(ring)
-        self._count(ring)
 
     def _emission(self, first: int, frames: Any, captured: int) -> Emission:
         frames, wrong = finite(frames)
@@ -134,15 +133,17 @@ class Microphone(Node[MicrophoneSettings]):
         return self._packet(first, frames, captured)
 
     def _packet(self, first: int, frames: Any, captured: int) -> Emission:
+        self._count()
         self._next = first + len(frames)
         start, stop = sample_time(first, self._rate), sample_time(self._next, self._rate)
         return self.samples(Samples(frames, self._rate, first), start, stop, captured)
 
-    def _count(self, ring: InputRing) -> None:
-        counts = {"overflow_late": ring.late, "overflow_device": ring.device, "lost": ring.lost,
-                  "queue_full": ring.dropped}  # fmt: skip
-        for fault, times in counts.items():
-            self.fault_counts[fault] = times
+    def _count(self) -> None:
+        ring = self._ring
+        if ring is not None:
+            counts = {"overflow_late": ring.late, "overflow_device": ring.device,
+                      "lost": ring.lost, "queue_full": ring.dropped}  # fmt: skip
+            self.fault_counts.update(counts)
 
     def _reconnect(self, ring: InputRing) -> Iterator[Emission]:
         """Empty packets until the device is open again; DeviceError when it does not come back."""
@@ -235,6 +236,7 @@ class Microphone(Node[MicrophoneSettings]):
         """Device, rate (Hz), channels, what was given out, PortAudio's latency from the device to
         the callback (ms, as it says), and how long the device was gone (s).
         """  # fmt: skip
+        self._count()
         return {
             "device": self._device,
             "rate": self._rate,
