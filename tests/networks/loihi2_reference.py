@@ -106,7 +106,7 @@ class Reference:
         order = [p.name for p in network.populations]
         self.out = defaultdict(list)
         for connection in network.connections:
-            later = network.synaptic_delay
+            later = network.synaptic_delay if connection.kind != "direct" else 0
             if connection.source in order:
                 recurrent = order.index(connection.source) >= order.index(connection.target)
                 later = max(later, int(recurrent))

@@ -134,7 +134,7 @@ def layers(draw, name, source, shape, order):
         population = Population(name, target, vth=draw(st.sampled_from([0, 50, 4000])))
     elif which == "lif":
         population = Population(
-            name, target, du=rng.integers(0, 4096, size), dv=rng.integers(0, 4097, size),
+            name, target, du=rng.integers(0, 4096, size), dv=rng.integers(0, 4096, size),
             vth=rng.integers(0, draw(st.sampled_from([100, 2**17])), size),
             bias_mant=rng.integers(-4096, 4096, size) // draw(st.sampled_from([1, 200])),
             bias_exp=rng.integers(0, 8, size), refractory=draw(numbers(0, 3)),

@@ -131,22 +131,23 @@ def deliver(
                 scratch[delay * size + unit] = 0
         return found
     for message in range(count):
-        row, value = connection[ROW] + units[message], values[message]
-        for run in range(run_ends[row], run_ends[row + 1]):
-            target, weight = runs[run, RUN_TARGET], runs[run, RUN_WEIGHT]
-            length = runs[run, RUN_LENGTH]
-            into = sums[slot + target : slot + target + length]
-            of = weights[weight : weight + length]
+        row, value = np.uint64(connection[ROW] + units[message]), values[message]
+        for run in range(np.uint64(run_ends[row]), np.uint64(run_ends[row + np.uint64(1)])):
+            target, length = runs[run, RUN_TARGET], runs[run, RUN_LENGTH]
+            into, of = np.uint64(slot + target), np.uint64(runs[run, RUN_WEIGHT])
             if value == 1:
                 for at in range(np.uint64(length)):
-                    into[at] = np.int32(into[at] + np.int32(of[at]))
+                    sums[into + at] = np.int32(sums[into + at] + np.int32(weights[of + at]))
             else:
                 for at in range(np.uint64(length)):
-                    into[at] = np.int32(into[at] + np.int32(np.int32(of[at]) * value))
-            if lazy and reached[target] == 0:
-                reached[target] = 1
-                touched[2 * found] = target
-                touched[2 * found + 1] = length
+                    sums[into + at] = np.int32(
+                        sums[into + at] + np.int32(np.int32(weights[of + at]) * value)
+                    )
+            if lazy and reached[np.uint64(target)] == 0:
+                reached[np.uint64(target)] = 1
+                place = np.uint64(2 * found)
+                touched[place] = target
+                touched[place + np.uint64(1)] = length
                 found += 1
     return found
 
@@ -176,22 +177,25 @@ def _integrate(
     Returns how many spike.
     """
     for run in range(past):
-        u[before[2 * run] : before[2 * run] + before[2 * run + 1]] = 0
-    spikes = 0
+        start = np.uint64(before[2 * run])
+        for at in range(np.uint64(before[2 * run + 1])):
+            u[start + at] = 0
+    spikes = np.uint64(0)
     for run in range(found):
-        start, length = touched[2 * run], touched[2 * run + 1]
+        start = np.uint64(touched[2 * run])
         reached[start] = 0
-        for unit in range(start, start + length):
+        for at in range(np.uint64(touched[2 * run + 1])):
+            unit = start + at
             drive = _wrap(np.int32(_shift(sums[unit], exponent) << ALIGN))
             sums[unit] = 0
             if drive != 0:  # runs may overlap: the first of them has taken what there was
                 u[unit] = drive
                 potential = _saturate(np.int32(v[unit] + drive))
                 is_spike = potential > vth[unit]
-                units[spikes] = unit
-                spikes += 1 if is_spike else 0
+                units[spikes] = np.int32(unit)
+                spikes += np.uint64(is_spike)
                 v[unit] = 0 if is_spike else potential
-    return spikes
+    return int(np.int64(spikes))
 
 
 @njit(cache=True, nogil=True)
@@ -231,14 +235,14 @@ def update_lif(
         resting = rest[unit]
         v[unit] = v[unit] if resting > 0 else potential
         rest[unit] = np.int32(resting - 1) if resting > 0 else np.int32(0)
-    spikes = 0
+    spikes = np.uint64(0)
     for unit in range(size):
         is_spike = v[unit] > vth[unit]
         units[spikes] = np.int32(unit)  # written even where there is none: the next overwrites it
-        spikes += 1 if is_spike else 0
+        spikes += np.uint64(is_spike)
         v[unit] = 0 if is_spike else v[unit]
         rest[unit] = refractory[unit] if is_spike else rest[unit]
-    return spikes
+    return int(np.int64(spikes))
 
 
 @njit(cache=True, nogil=True)
@@ -279,6 +283,59 @@ def update_sigma_delta(
         units[messages], values[messages] = unit, value
         messages += 1 if value != 0 else 0
     return messages
+
+
+# The first entries of `plan`: how many there are of what follows one another in it.
+PLAN_POPULATIONS, PLAN_CONNECTIONS, PLAN_INCOMING, PLAN_OUTGOING = 0, 1, 2, 3
+PLAN_RUN_ENDS, PLAN_RUNS, PLAN_NEURONS, PLAN_SUMS, PLAN_SCRATCH = 4, 5, 6, 7, 8
+PLAN_HEAD = 9
+
+
+@njit(cache=True, nogil=True)
+def step_packed(
+    inputs: NDArray[np.int32],
+    given: NDArray[np.int32],
+    count: int,
+    step: int,
+    plan: NDArray[np.int64],
+    tables: NDArray[np.int32],
+    weights: NDArray[np.int16],
+    delays: NDArray[np.uint8],
+    state: NDArray[np.int32],
+    marks: NDArray[np.int64],
+    reached: NDArray[np.uint8],
+    units: NDArray[np.int32],
+    values: NDArray[np.int32],
+    counts: NDArray[np.int64],
+) -> None:
+    """`step_network` with its arrays one after another in a few: a call costs by the array.
+
+    plan : int64, its head as named above, then populations, connections, incoming, outgoing
+    tables : int32, run_ends, runs and neurons; not changed
+    state : int32, states, touched, sums and scratch; marks : int64, found; both updated
+    """
+    many, links = plan[PLAN_POPULATIONS], plan[PLAN_CONNECTIONS]
+    first = PLAN_HEAD + many * POPULATION_COLUMNS
+    populations = plan[PLAN_HEAD:first].reshape((many, POPULATION_COLUMNS))
+    then = first + links * CONNECTION_COLUMNS
+    connections = plan[first:then].reshape((links, CONNECTION_COLUMNS))
+    last = then + plan[PLAN_INCOMING]
+    incoming, outgoing = plan[then:last], plan[last : last + plan[PLAN_OUTGOING]]
+    ends, neurons = plan[PLAN_RUN_ENDS], plan[PLAN_NEURONS]
+    there = ends + 3 * plan[PLAN_RUNS]
+    runs = tables[ends:there].reshape((plan[PLAN_RUNS], 3))
+    about = tables[there : there + 5 * neurons].reshape((5, neurons))
+    wide = 2 * (neurons + many)
+    touched = state[3 * neurons : 3 * neurons + 2 * wide].reshape((2, wide))
+    start = 3 * neurons + 2 * wide
+    sums = state[start : start + plan[PLAN_SUMS]]
+    start += plan[PLAN_SUMS]
+    step_network(
+        inputs, given, count, step, populations, connections, incoming, outgoing,
+        tables[:ends], runs, weights, delays, about, state[: 3 * neurons].reshape((3, neurons)),
+        sums, state[start : start + plan[PLAN_SCRATCH]], reached, touched,
+        marks.reshape((2, many)), units, values, counts,
+    )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
@@ -340,8 +397,8 @@ def step_network(
         sender = units[first + population : stop + population + 1]
         message = values[first + population : stop + population + 1]
         u, v = states[0, first:stop], states[1, first:stop]
-        one = connections[about[IN_FIRST]]
         if about[LAZY]:
+            one = connections[about[IN_FIRST]]
             sent = _integrate(
                 touched[now, 2 * (first + population) :], found[now, population],
                 touched[last, 2 * (first + population) :], found[last, population],
@@ -405,9 +462,9 @@ def messages_of(
 
     frame : (n,) int32; units, values : (>= n + 1,) int32, written
     """
-    count = 0
-    for unit in range(frame.shape[0]):
+    count = np.uint64(0)
+    for unit in range(np.uint64(frame.shape[0])):
         value = frame[unit]
-        units[count], values[count] = unit, value
-        count += 1 if value != 0 else 0
-    return count
+        units[count], values[count] = np.int32(unit), value
+        count += np.uint64(value != 0)
+    return int(np.int64(count))

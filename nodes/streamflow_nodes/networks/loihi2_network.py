@@ -9,7 +9,7 @@ the scale factors beside them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +42,7 @@ class Loihi2Error(NetworkError):
 # Bounds of what is loaded: (least, most), and what Loihi keeps it in.
 BOUNDS = {
     "du": (0, 4095, "12 bits"),
-    "dv": (0, 4096, "12 bits (4096: no membrane memory, one bit more than Loihi 1 has)"),
+    "dv": (0, 4095, "12 bits"),
     "bias_mant": (-4096, 4095, "13 bits with a sign"),
     "bias_exp": (0, 7, "3 bits"),
     "vth": (0, NO_THRESHOLD, "17 bits"),
@@ -121,18 +121,15 @@ class Connection:
 class Loihi2Network:
     """Populations in the order of their updates, and connections.
 
-    `synaptic_delay` is how many steps every message takes besides: 0 (NIR), or 1 (Lava, where each
-    layer answers a step later). A connection to an earlier population, or to its own, takes one
-    step at least. `output` is the population whose messages are the answer.
+    `synaptic_delay` is how many steps every message through dense or conv weights takes besides: 0
+    (NIR), or 1 (Lava, where each layer answers a step later). A connection to an earlier
+    population, or to its own, takes one step at least.
     """
 
     input_shape: tuple[int, ...]
     populations: tuple[Population, ...]
     connections: tuple[Connection, ...]
     synaptic_delay: int = 0
-    output: str = ""
-    scales: dict[str, float] = field(default_factory=dict)
-    """What a unit of a population's output is worth: for readouts and membranes."""
 
     def population(self, name: str) -> Population:
         """By its name."""
@@ -191,12 +188,20 @@ class Tables:
     places: dict[str, NDArray[np.int64]]
     """For each population, where each neuron of NIR's order is in the kernel's."""
 
-    def arrays(self) -> tuple[NDArray[Any], ...]:
-        """What does not change, in the order of the kernel's arguments."""
+    def packed(self) -> tuple[NDArray[Any], ...]:
+        """What does not change, as `step_packed` takes it: plan, tables, weights, delays."""
+        head = [
+            len(self.populations), len(self.connections), len(self.incoming), len(self.outgoing),
+            len(self.run_ends), len(self.runs), self.neurons.shape[1], self.sums, self.scratch,
+        ]  # fmt: skip
+        plan = [self.populations, self.connections, self.incoming, self.outgoing]
+        tables = [self.run_ends, self.runs, self.neurons]
         return (
-            self.populations, self.connections, self.incoming, self.outgoing, self.run_ends,
-            self.runs, self.weights, self.delays, self.neurons,
-        )  # fmt: skip
+            _fixed(np.concatenate([head, *(part.reshape(-1) for part in plan)]).astype(np.int64)),
+            _fixed(np.concatenate([part.reshape(-1) for part in tables])),
+            self.weights,
+            self.delays,
+        )
 
 
 def places_of(shape: tuple[int, ...]) -> NDArray[np.int64]:
@@ -253,13 +258,11 @@ def compile_tables(network: Loihi2Network) -> Tables:
         mine = slice(int(firsts[at]), int(firsts[at + 1]))
         neurons[:, mine] = _neurons(population, places[population.name])
         into = [row for row, target in zip(rows, targets, strict=True) if target == at]
-        if not into:
-            raise Loihi2Error(f"population {population.name!r} has no connection into it")
         sends = [i for i, c in enumerate(ordered) if c.source == population.name]
         about[at] = (
             KINDS[population.kind], firsts[at], population.size,
             _is_lazy(population, neurons[:, mine], into),
-            targets.index(at), targets.index(at) + len(into),
+            targets.index(at) if into else 0, targets.index(at) + len(into) if into else 0,
             len(outgoing), len(outgoing) + len(sends),
             population.relu, population.state_exp, population.spike_exp,
         )  # fmt: skip
@@ -292,7 +295,7 @@ def _index(index: dict[str, int], connection: Connection, name: str) -> int:
 
 def _later(network: Loihi2Network, index: dict[str, int], connection: Connection) -> int:
     """The steps that every message of the connection waits."""
-    later = network.synaptic_delay
+    later = network.synaptic_delay if connection.kind != "direct" else 0
     if connection.source != INPUT:
         source = _index(index, connection, connection.source)
         if source >= index[connection.target]:
@@ -560,21 +563,19 @@ class Loihi2Emulator:
         self._sent = np.zeros(neurons + populations, np.int32)
         self._messages = np.zeros(neurons + populations, np.int32)
         self._counts = np.zeros(populations, np.int64)
-        self._arrays = tables.arrays()
+        self._plan, self._numbers, self._weights, self._delays = tables.packed()
+        self.reset()
+        self.step(np.zeros(self._inputs, np.int32))  # compiled before any data flows
         self.reset()
 
     def reset(self) -> None:
         """Back to rest: no current, no potential, nothing on its way."""
         neurons, populations = self._tables.neurons.shape[1], len(self.network.populations)
         self._step = 0
-        self._state: dict[str, NDArray[Any]] = {  # in the order of the kernel's arguments
-            "states": np.zeros((3, neurons), np.int32),
-            "sums": np.zeros(self._tables.sums, np.int32),
-            "scratch": np.zeros(self._tables.scratch, np.int32),
-            "reached": np.zeros(neurons, np.uint8),
-            "touched": np.zeros((2, 2 * (neurons + populations)), np.int32),
-            "found": np.zeros((2, populations), np.int64),
-        }
+        size = 3 * neurons + 4 * (neurons + populations) + self._tables.sums + self._tables.scratch
+        self._state = np.zeros(size, np.int32)
+        self._marks = np.zeros(2 * populations, np.int64)
+        self._reached = np.zeros(neurons, np.uint8)
 
     def step(self, frame: NDArray[np.int32]) -> None:
         """One step with a frame of messages: (inputs,) int32 in NIR's order, 0 for none."""
@@ -586,10 +587,10 @@ class Loihi2Emulator:
         self._advance(units, values, len(units))
 
     def _advance(self, units: NDArray[np.int32], values: NDArray[np.int32], count: int) -> None:
-        run: Any = kernel.step_network  # its arguments are lists of arrays, which no type counts
-        run(
-            units, values, count, self._step, *self._arrays, *self._state.values(),
-            self._sent, self._messages, self._counts,
+        kernel.step_packed(  # arguments by name: Numba is called slower with a starred one
+            units, values, count, self._step, self._plan, self._numbers, self._weights,
+            self._delays, self._state, self._marks, self._reached, self._sent, self._messages,
+            self._counts,
         )  # fmt: skip
         self._step += 1
 
@@ -602,6 +603,10 @@ class Loihi2Emulator:
             first + at : first + at + count
         ]
         return out[self._tables.places[name]]
+
+    def places(self, name: str) -> NDArray[np.int64]:
+        """Where each neuron of NIR's order is in the kernel's."""
+        return self._tables.places[name]
 
     def sent(self, name: str) -> int:
         """How many neurons of a population sent a message in the last step."""
@@ -617,21 +622,25 @@ class Loihi2Emulator:
         (n,) int32 in NIR's order, a copy.
         """
         first, at = self._first(name)
-        row = self._state["states"][0 if which == "u" else 1]
-        size = self.network.populations[at].size
-        return np.asarray(row[first : first + size][self._tables.places[name]], np.int32)
+        first += 0 if which == "u" else self._tables.neurons.shape[1]
+        row = self._state[first : first + self.network.populations[at].size]
+        return np.asarray(row[self._tables.places[name]], np.int32)
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state, a flat dict of arrays and a number."""
-        return {"step": self._step, **{name: array.copy() for name, array in self._state.items()}}
+        return {
+            "step": self._step,
+            "state": self._state.copy(),
+            "marks": self._marks.copy(),
+            "reached": self._reached.copy(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `snapshot` gave."""
         self._step = int(state["step"])
-        self._state = {
-            name: np.ascontiguousarray(state[name].reshape(array.shape), array.dtype)
-            for name, array in self._state.items()
-        }
+        self._state[:] = state["state"]
+        self._marks[:] = state["marks"]
+        self._reached[:] = state["reached"]
 
     def synapses(self) -> dict[str, int]:
         """Weights that act, by the target's name: each use of a shared one counts."""

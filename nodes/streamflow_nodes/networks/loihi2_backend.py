@@ -1,0 +1,113 @@
+"""Runs a network under Loihi 2's integer rules: `streamflow model run X.nir --backend loihi2`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .loihi2_network import Loihi2Emulator, Loihi2Error
+from .nir_file import NetworkError
+from .quantise import KEY, Quantised, from_arrays, quantise
+from .rules import Rules
+from .wiring import Wiring
+
+MESSAGE = (1 << 23) - 1
+"""The largest graded message: 24 bits with a sign."""
+
+log = logging.getLogger("streamflow.loihi2")
+
+
+class Loihi2Backend:
+    """The emulator behind the interface that all back ends share: see `backend.Backend`.
+
+    A file that holds integers (`streamflow model quantise`) runs as they are. Another is quantised
+    to 8 bits by its weights alone, and the results say so.
+    """
+
+    def load(self, wiring: Wiring, rules: Rules) -> None:
+        """Get ready, at rest; Loihi2Error, with the unit and the value, for what does not fit."""
+        if KEY in wiring.metadata:
+            self.quantised = from_arrays(wiring.metadata)
+            _check_rules(self.quantised, rules)
+            self._how = f"the file's integers, {self.quantised.bits} bits"
+        else:
+            self.quantised = quantise(wiring, rules)
+            self._how = "quantised to 8 bits by the weights alone"
+            log.info("loihi2: %s", self._how)
+        self._wiring = wiring
+        self._emulator = Loihi2Emulator(self.quantised.network)
+        self._spiking = list(wiring.spiking)
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        self._emulator.step(np.zeros(int(np.prod(self.quantised.network.input_shape)), np.int32))
+        self._emulator.reset()
+
+    def step(self, frame: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        """One step; spikes are 0 or 1, readouts in the float network's units."""
+        self._emulator.step(whole_numbers(frame))
+        units, out = self._wiring.units, {}
+        for name in self._spiking:
+            sent = self._emulator.messages(name)
+            out[name] = sent.astype(np.float32).reshape(units[name].output_shape)
+        for name, source in self.quantised.outputs.items():
+            if source in out:
+                out[name] = out[source].copy()
+            else:
+                out[name] = self.membrane(source)
+        return out
+
+    def membrane(self, name: str) -> NDArray[np.float32]:
+        """The membrane in the float network's units: rest + scale * v."""
+        scale, rest = self.quantised.scales[name], self.quantised.rests[name]
+        value = rest + scale * self._emulator.state(name, "v")
+        return value.astype(np.float32).reshape(self._wiring.units[name].output_shape)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The whole state."""
+        return self._emulator.snapshot()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `snapshot` gave."""
+        self._emulator.restore(state)
+
+    def results(self) -> dict[str, Any]:
+        """What answered: never a chip here."""
+        return {
+            "backend": "loihi2",
+            "answered": "emulator",
+            "integers": self._how,
+            "rules": self.quantised.rules.as_dict(),
+        }
+
+    def close(self) -> None:
+        """There is nothing to release."""
+
+
+def whole_numbers(frame: NDArray[Any]) -> NDArray[np.int32]:
+    """The frame as messages, (inputs,) int32; NetworkError for what no message can carry."""
+    flat = np.asarray(frame).reshape(-1)
+    whole = flat.astype(np.int32)
+    if (whole != flat).any() or (np.abs(whole) > MESSAGE).any():
+        bad = flat[(whole != flat) | (np.abs(whole) > MESSAGE)][0]
+        raise NetworkError(
+            f"an input of {bad:g}; Loihi's messages are whole numbers up to {MESSAGE}: count "
+            "events, or scale and round"
+        )
+    return whole
+
+
+def _check_rules(quantised: Quantised, rules: Rules) -> None:
+    """The rules went into the integers: others would be another network."""
+    made, asked = quantised.rules.as_dict(), rules.as_dict()
+    if asked["dt"] is None:
+        asked["dt"] = made["dt"]
+    for what, value in made.items():
+        if asked[what] != value:
+            raise Loihi2Error(
+                f"quantised with {what} {value}, and {what} {asked[what]} is asked for: quantise "
+                "the float network again"
+            )
