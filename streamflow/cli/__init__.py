@@ -1,12 +1,16 @@
 """The command line. A command is a module of this package holding `command`; nothing else lists it.
 
-Modules are imported only when their command runs: `streamflow --help` loads neither numba nor zmq.
+Installed packages add commands by entry points of the group `streamflow.commands`: the name of the
+command, and a module that holds `command`. Modules are imported only when their command runs:
+`streamflow --help` loads neither numba nor zmq.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +21,7 @@ import click
 
 from ..errors import GraphError, StreamflowError
 
+GROUP = "streamflow.commands"
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
 
@@ -24,12 +29,13 @@ class _Commands(click.Group):
     """Finds commands as files, and what they are for in the first line of each file."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(path.stem for path in _folder().glob("[!_]*.py"))
+        return sorted(_modules())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
+        module = _modules().get(cmd_name)
+        if module is None:
             return None
-        found = importlib.import_module(f"{__name__}.{cmd_name}").command
+        found = importlib.import_module(module).command
         return found if isinstance(found, click.Command) else None
 
     def resolve_command(
@@ -44,18 +50,29 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, _purpose(name)) for name in self.list_commands(ctx)]
+        rows = [(name, _purpose(module)) for name, module in sorted(_modules().items())]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
 
-def _folder() -> Path:
-    return Path(__file__).parent
+def _modules() -> dict[str, str]:
+    """The module of each command by its name; ours come first where a package has the same name."""
+    points = importlib.metadata.entry_points(group=GROUP)
+    own = (path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+    return {point.name: point.value for point in sorted(set(points))} | {
+        name: f"{__name__}.{name}" for name in own
+    }
 
 
-def _purpose(name: str) -> str:
+def _purpose(module: str) -> str:
     """The first line of a command's module, without importing it."""
-    tree = ast.parse((_folder() / f"{name}.py").read_text("utf-8"))
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        return f"(its module {module} is not installed)"
+    tree = ast.parse(Path(spec.origin).read_text("utf-8"))
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 

@@ -9,6 +9,7 @@ from .nir_file import NetworkError
 
 Integrator = Literal["euler", "exact"]
 Reset = Literal["value", "subtract"]
+RecurrentStart = Literal["bias", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class Rules:
     graph holds none. `recurrent_delay` is how many steps old what comes along an edge that closes
     a cycle is. `synaptic_delay` is how many steps later what a unit gives reaches a connection
     (Affine, Linear, Conv1d, Conv2d): 0 as NIR's equations say, 1 as in Lava. A recurrent edge into
-    a connection takes the greater of the two, not both. Before the first step all is 0 on the way.
+    a connection takes the greater of the two, not both. Before the first step all is 0 on the way:
+    a connection that is fed by recurrent edges alone then gives its bias (`recurrent_start: bias`,
+    as snnTorch), or is left out in the first step, bias and all (`nothing`, as Norse).
 
     Source: Pedersen et al. (2024), "Neuromorphic intermediate representation"; which platform
     follows which rule is in docs/networks.md.
@@ -43,6 +46,7 @@ class Rules:
     reset: Reset = "value"
     recurrent_delay: int = 1
     synaptic_delay: int = 0
+    recurrent_start: RecurrentStart = "bias"
 
     def __post_init__(self) -> None:
         """NetworkError for a rule that no network can be run under."""
@@ -56,6 +60,15 @@ class Rules:
             raise NetworkError(
                 f"recurrent_delay is {self.recurrent_delay}; expected at least 1 step: without one "
                 "a cycle has no first unit"
+            )
+        if self.recurrent_start not in get_args(RecurrentStart):
+            raise NetworkError(
+                f"recurrent_start is {self.recurrent_start!r}; expected bias or nothing"
+            )
+        if self.recurrent_start == "nothing" and max(self.recurrent_delay, self.synaptic_delay) > 1:
+            raise NetworkError(
+                "recurrent_start nothing is what Norse does, with delays of at most one step; "
+                f"recurrent_delay is {self.recurrent_delay}, synaptic_delay {self.synaptic_delay}"
             )
         if self.synaptic_delay < 0:
             raise NetworkError(f"synaptic_delay is {self.synaptic_delay}; expected 0 or more steps")

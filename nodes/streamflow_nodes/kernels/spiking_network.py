@@ -1,0 +1,619 @@
+"""Steps any network of spiking units: an interpreter of tables, so that nothing compiles per file.
+
+`networks/engine.py` makes the tables and says what is in them; the equations of a step are in
+`networks/rules.py`. The network is a row of *points*, in evaluation order. A point sums up its
+input in an accumulator, and gives out a list of (index, value): which of its places are not 0. Into
+a point lead *connections*, each of which reads the list of one point, of this step or an earlier
+one. What is not in a list costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+# kinds of points
+INPUT, SUM, INTEGRATOR, IF, LI, LIF, CUBA_LI, CUBA_LIF, THRESHOLD, DELAY = range(10)
+
+# kinds of connections
+DIRECT, ROWS, CONVOLUTION = range(3)
+
+# columns of the table of points
+(
+    KIND, SIZE, ACCUMULATOR, BIAS, COEFFICIENTS, POTENTIAL, CURRENT, LIST, VALUES, SLOTS, COUNTS,
+    FIRST, LAST, BLOCK, TOUCHED, WORDS, IS_WHOLE, IS_RECORDED, TOTALS, ORDER, SPIKES, RING,
+    POINT_WIDTH,
+) = range(23)  # fmt: skip
+
+# columns of the table of connections
+(
+    TYPE, SOURCE, STEPS_AGO, MAP, SCALE, WEIGHTS, INPUTS, OUTPUTS, ROW_TAPS, COLUMN_TAPS, CHANNELS,
+    PER_GROUP, CONNECTION_WIDTH,
+) = range(13)  # fmt: skip
+
+# the plan's head
+POINTS, POINTS_AT, CONNECTIONS_AT, SCRATCH_AT, SCRATCH_VALUES_AT, IS_SUBTRACT, HEAD = range(7)
+
+STEP = 0  # in marks: how many steps were made
+
+CHANNEL_SHIFT, ROW_SHIFT = 40, 20  # of a place in a convolution's input: channel, row, column
+PLACE_MASK = (1 << 20) - 1
+
+
+def _lowest_bit_of(typing_context: Any, word: Any) -> Any:
+    """How many zeros are below the lowest one of a uint64, which is not 0."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], cgutils.true_bit)
+
+    return types.int64(types.uint64), code
+
+
+_lowest_bit: Any = intrinsic(_lowest_bit_of)
+
+
+@njit(cache=True, nogil=True)
+def _mark(marks: NDArray[np.int64], first: int, words: int, bit: int) -> None:
+    """Set a bit of a set, and the bit of its word in the words that follow the set."""
+    word = bit >> 6
+    marks[first + word] |= np.int64(1) << (bit & 63)
+    marks[first + words + (word >> 6)] |= np.int64(1) << (word & 63)
+
+
+@njit(cache=True, nogil=True)
+def _add_rows(
+    rows: NDArray[np.int64], weights: NDArray[np.float32], first: int, total: NDArray[Any]
+) -> None:
+    """Add rows of weights to `total`, eight at a time: rows are what takes the time.
+
+    rows : (n,) int64, which; weights : float32, row after row from `first` on
+    total : (outputs,), added to
+    """
+    outputs = np.uint64(total.shape[0])  # unsigned: indices that may wrap round forbid vectors
+    base = np.uint64(first)
+    found = rows.shape[0]
+    at = 0
+    while at + 8 <= found:
+        ra = base + np.uint64(rows[at]) * outputs
+        rb = base + np.uint64(rows[at + 1]) * outputs
+        rc = base + np.uint64(rows[at + 2]) * outputs
+        rd = base + np.uint64(rows[at + 3]) * outputs
+        re = base + np.uint64(rows[at + 4]) * outputs
+        rf = base + np.uint64(rows[at + 5]) * outputs
+        rg = base + np.uint64(rows[at + 6]) * outputs
+        rh = base + np.uint64(rows[at + 7]) * outputs
+        for unit in range(outputs):
+            one = (total.dtype.type(weights[ra + unit]) + weights[rb + unit]) + (
+                total.dtype.type(weights[rc + unit]) + weights[rd + unit]
+            )
+            two = (total.dtype.type(weights[re + unit]) + weights[rf + unit]) + (
+                total.dtype.type(weights[rg + unit]) + weights[rh + unit]
+            )
+            total[unit] += one + two
+        at += 8
+    while at + 2 <= found:
+        ra = base + np.uint64(rows[at]) * outputs
+        rb = base + np.uint64(rows[at + 1]) * outputs
+        for unit in range(outputs):
+            total[unit] += total.dtype.type(weights[ra + unit]) + weights[rb + unit]
+        at += 2
+    if at < found:
+        ra = base + np.uint64(rows[at]) * outputs
+        for unit in range(outputs):
+            total[unit] += weights[ra + unit]
+
+
+@njit(cache=True, nogil=True)
+def _add_weighted_rows(
+    rows: NDArray[np.int64],
+    values: NDArray[Any],
+    weights: NDArray[np.float32],
+    first: int,
+    total: NDArray[Any],
+) -> None:
+    """As `_add_rows`, each row times its value."""
+    outputs = np.uint64(total.shape[0])
+    base = np.uint64(first)
+    found = rows.shape[0]
+    at = 0
+    while at + 8 <= found:
+        ra = base + np.uint64(rows[at]) * outputs
+        rb = base + np.uint64(rows[at + 1]) * outputs
+        rc = base + np.uint64(rows[at + 2]) * outputs
+        rd = base + np.uint64(rows[at + 3]) * outputs
+        re = base + np.uint64(rows[at + 4]) * outputs
+        rf = base + np.uint64(rows[at + 5]) * outputs
+        rg = base + np.uint64(rows[at + 6]) * outputs
+        rh = base + np.uint64(rows[at + 7]) * outputs
+        na, nb, nc, nd = values[at], values[at + 1], values[at + 2], values[at + 3]
+        ne, nf, ng, nh = values[at + 4], values[at + 5], values[at + 6], values[at + 7]
+        for unit in range(outputs):
+            one = (na * weights[ra + unit] + nb * weights[rb + unit]) + (
+                nc * weights[rc + unit] + nd * weights[rd + unit]
+            )
+            two = (ne * weights[re + unit] + nf * weights[rf + unit]) + (
+                ng * weights[rg + unit] + nh * weights[rh + unit]
+            )
+            total[unit] += one + two
+        at += 8
+    while at < found:
+        ra = base + np.uint64(rows[at]) * outputs
+        na = values[at]
+        for unit in range(outputs):
+            total[unit] += na * weights[ra + unit]
+        at += 1
+
+
+@njit(cache=True, nogil=True)
+def _take_input(
+    cells: NDArray[np.int64],
+    values: NDArray[Any],
+    has_values: bool,
+    point: NDArray[np.int64],
+    state: NDArray[Any],
+    marks: NDArray[np.int64],
+    place: int,
+    value_place: int,
+) -> tuple[int, int, int]:
+    """The list of the input: how many entries, whether others than 1 are among them, and how many
+    cells were not among the inputs (and are left out).
+
+    A cell that is there several times gives the sum of its values, at its place in ascending order:
+    whatever the order of the cells was, what follows is the same.
+    """  # fmt: skip
+    size, total = point[SIZE], point[ACCUMULATOR]
+    touched, words = point[TOUCHED], point[WORDS]
+    count, outside, graded, before = 0, 0, 0, np.int64(-1)
+    is_sorted = True
+    for index in range(cells.shape[0]):
+        if cells[index] <= before:
+            is_sorted = False
+            break
+        before = cells[index]
+    if is_sorted and before < size:
+        for index in range(cells.shape[0]):
+            if has_values:
+                if values[index] == 0:
+                    continue
+                graded |= values[index] != 1
+                state[value_place + count] = values[index]
+            marks[place + count] = cells[index]
+            count += 1
+        return count, graded, 0
+    for index in range(cells.shape[0]):
+        cell = cells[index]
+        if not 0 <= cell < size:
+            outside += 1
+            continue
+        _mark(marks, touched, words, cell)
+        if has_values:
+            state[total + cell] += values[index]
+        else:
+            state[total + cell] += 1
+    for upper in range((words + 63) >> 6):
+        summary = np.uint64(marks[touched + words + upper])
+        marks[touched + words + upper] = 0
+        while summary != 0:
+            word = _lowest_bit(summary) + (upper << 6)
+            summary &= summary - np.uint64(1)
+            bits = np.uint64(marks[touched + word])
+            marks[touched + word] = 0
+            while bits != 0:
+                cell = _lowest_bit(bits) + (word << 6)
+                bits &= bits - np.uint64(1)
+                value = state[total + cell]
+                state[total + cell] = 0
+                if value == 0:
+                    continue
+                graded |= value != 1
+                marks[place + count] = cell
+                state[value_place + count] = value
+                count += 1
+    return count, graded, outside
+
+
+@njit(cache=True, nogil=True)
+def _convolve(
+    places: NDArray[np.int64],
+    values: NDArray[Any],
+    is_graded: bool,
+    row: NDArray[np.int64],
+    plan: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    total: NDArray[Any],
+    marks: NDArray[np.int64],
+    touched: int,
+    words: int,
+    block: int,
+) -> None:
+    """Add to every output that a place reaches its weight, times its value: (y, x, channel) last.
+
+    places : (n,) int64, channel, row and column packed; `row` : the connection
+    The taps of a row (column) y are at plan[taps + 2 y] (first, last), triples of: offset in the
+    weights, offset in the outputs, and output row (column) number, in pixels.
+    """
+    group_inputs, per_group = row[CHANNELS], np.uint64(row[PER_GROUP])
+    rows_at, columns_at, first = row[ROW_TAPS], row[COLUMN_TAPS], row[WEIGHTS]
+    per_channel = row[INPUTS]
+    for index in range(places.shape[0]):
+        place = places[index]
+        channel = place >> CHANNEL_SHIFT
+        y = (place >> ROW_SHIFT) & PLACE_MASK
+        x = place & PLACE_MASK
+        base = first + channel * per_channel
+        group = (channel // group_inputs) * row[PER_GROUP] if group_inputs else 0
+        x_first, x_last = plan[columns_at + 2 * x], plan[columns_at + 2 * x + 1]
+        for ty in range(plan[rows_at + 2 * y], plan[rows_at + 2 * y + 1], 3):
+            for tx in range(x_first, x_last, 3):
+                w = np.uint64(base + plan[ty] + plan[tx])
+                out = np.uint64(group + plan[ty + 1] + plan[tx + 1])
+                if is_graded:
+                    value = values[index]
+                    for unit in range(per_group):
+                        total[out + unit] += value * weights[w + unit]
+                else:
+                    for unit in range(per_group):
+                        total[out + unit] += weights[w + unit]
+                if block:
+                    _mark(marks, touched, words, plan[ty + 2] + plan[tx + 2])
+
+
+@njit(cache=True, nogil=True)
+def _step_if(
+    first: int,
+    last: int,
+    total: NDArray[Any],
+    coefficients: NDArray[Any],
+    v: NDArray[Any],
+    subtract: bool,
+    found: NDArray[np.int64],
+    count: int,
+) -> tuple[int, bool]:
+    """Integrate and fire neurons [first, last): spikes so far, and whether one is still above."""
+    size = np.uint64(total.shape[0])
+    above = np.int32(0)
+    for unit in range(np.uint64(first), np.uint64(last)):
+        potential = v[unit] + coefficients[unit] * total[unit]
+        total[unit] = 0
+        v[unit] = potential
+        above += np.int32(potential > coefficients[size + unit])
+    if above == 0:
+        return count, False
+    is_hot = False
+    for unit in range(np.uint64(first), np.uint64(last)):
+        threshold = coefficients[size + unit]
+        if v[unit] > threshold:
+            v[unit] = v[unit] - threshold if subtract else coefficients[2 * size + unit]
+            is_hot |= v[unit] > threshold
+            found[count] = np.int64(unit)
+            count += 1
+    return count, is_hot
+
+
+@njit(cache=True, nogil=True)
+def _step_leaky(
+    is_cuba: bool,
+    subtract: bool,
+    total: NDArray[Any],
+    bias: NDArray[Any],
+    coefficients: NDArray[Any],
+    v: NDArray[Any],
+    current: NDArray[Any],
+    found: NDArray[np.int64],
+) -> int:
+    """LI, LIF, CubaLI and CubaLIF: how many are above their threshold, which are written to
+    `found` and reset.
+
+    coefficients : rows of g of the membrane, v_leak, r, v_threshold, v_reset, and for CubaLI and
+    CubaLIF g of the synapse, w_in, each as long as `total`
+    """  # fmt: skip
+    size = np.uint64(total.shape[0])
+    above = np.int32(0)  # as wide as a float32: what is wider halves the vectors
+    if is_cuba:
+        for unit in range(size):
+            drive = current[unit] + coefficients[5 * size + unit] * (
+                coefficients[6 * size + unit] * total[unit] - current[unit]
+            )
+            current[unit] = drive
+            total[unit] = drive
+    for unit in range(size):
+        potential = v[unit] + coefficients[unit] * (
+            (coefficients[size + unit] - v[unit]) + coefficients[2 * size + unit] * total[unit]
+        )
+        v[unit] = potential
+        total[unit] = bias[unit]
+        above += np.int32(potential > coefficients[3 * size + unit])
+    if above == 0:
+        return 0
+    count = 0
+    for unit in range(size):
+        threshold = coefficients[3 * size + unit]
+        if v[unit] > threshold:
+            v[unit] = v[unit] - threshold if subtract else coefficients[4 * size + unit]
+            found[count] = np.int64(unit)
+            count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _not_zero(given: NDArray[Any], found: NDArray[np.int64], values: NDArray[Any]) -> int:
+    """Write which of `given` are not 0, and their values; how many."""
+    count = 0
+    for unit in range(given.shape[0]):
+        if given[unit] != 0:
+            found[count] = unit
+            values[count] = given[unit]
+            count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _step_touched(
+    kind: int,
+    is_whole: bool,
+    subtract: bool,
+    block: int,
+    touched: int,
+    words: int,
+    total: NDArray[Any],
+    coefficients: NDArray[Any],
+    v: NDArray[Any],
+    marks: NDArray[np.int64],
+    found: NDArray[np.int64],
+    values: NDArray[Any],
+) -> int:
+    """IF neurons and sums: how many entries; only the blocks that are marked (or all) are looked
+    at. The accumulator is left at 0.
+
+    A neuron that is still above its threshold after its reset marks its block for the next step.
+    """  # fmt: skip
+    count = 0
+    for upper in range((words + 63) >> 6):
+        summary = np.uint64(marks[touched + words + upper])
+        marks[touched + words + upper] = 0
+        word = upper << 6
+        while summary != 0 or is_whole:
+            if is_whole:
+                bits = np.uint64(1)
+                for index in range(touched, touched + words + ((words + 63) >> 6)):
+                    marks[index] = 0
+            else:
+                word = _lowest_bit(summary) + (upper << 6)
+                summary &= summary - np.uint64(1)
+                bits = np.uint64(marks[touched + word])
+                marks[touched + word] = 0
+            while bits != 0:
+                number = _lowest_bit(bits) + (word << 6)
+                bits &= bits - np.uint64(1)
+                first, last = number * block, (number + 1) * block
+                if is_whole:
+                    first, last = 0, total.shape[0]
+                if kind == IF:
+                    count, is_hot = _step_if(
+                        first, last, total, coefficients, v, subtract, found, count
+                    )
+                    if is_hot:
+                        for hot in range(first // block, last // block):
+                            _mark(marks, touched, words, hot)
+                else:
+                    for unit in range(first, last):
+                        if total[unit] != 0:
+                            found[count] = unit
+                            values[count] = total[unit]
+                            total[unit] = 0
+                            count += 1
+            if is_whole:
+                return count
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _step_delay(
+    now: int,
+    delays: NDArray[np.int64],
+    total: NDArray[Any],
+    ring: NDArray[Any],
+    given: NDArray[Any],
+) -> None:
+    """What each place took so many steps ago, to `given`; `delays` : ring length, then each's."""
+    length, size = delays[0], total.shape[0]
+    now = now % length
+    for unit in range(size):
+        ring[now * size + unit] = total[unit]
+        given[unit] = ring[(now - delays[1 + unit] + length) % length * size + unit]
+
+
+@njit(cache=True, nogil=True)
+def run_steps(
+    plan: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    coefficients: NDArray[Any],
+    state: NDArray[Any],
+    marks: NDArray[np.int64],
+    cells: NDArray[np.int64],
+    values: NDArray[Any],
+    ends: NDArray[np.int64],
+    begin: int,
+    records: NDArray[np.float64],
+) -> tuple[int, int, int]:
+    """Steps [begin, ...) of the network: how many of `ends` are done, how many records were
+    written, and how many cells were not among the inputs (they are left out).
+
+    It stops before a step whose records might not fit: empty `records`, and call again with the
+    number of steps done as `begin`.
+
+    plan : int64, tables; weights : float32; coefficients : float; not changed
+    state : float, accumulators, potentials and values, as `coefficients`; updated
+    marks : int64, lists, counts and sets; updated
+    cells : (n,) int64, inputs that are not 0, step after step, in any order
+    values : (n,) as `state`, what they give; or (0,), where each counts 1
+    ends : (steps,) int64, where in `cells` each step ends
+    records : (rows, 4) float64, for each entry of the recorded points: step since the network was
+        at rest, number of the point, place (in NIR's order), value; written
+    """  # fmt: skip
+    points, at_points, at_connections = plan[POINTS], plan[POINTS_AT], plan[CONNECTIONS_AT]
+    scratch, scratch_values = plan[SCRATCH_AT], plan[SCRATCH_VALUES_AT]
+    room = 0
+    for number in range(points):
+        row = at_points + number * POINT_WIDTH
+        if plan[row + IS_RECORDED]:
+            room += plan[row + SIZE]
+    has_values = values.shape[0] > 0
+    subtract = plan[IS_SUBTRACT] != 0
+    written, outside, done = 0, 0, begin
+    while done < ends.shape[0] and written + room <= records.shape[0]:
+        now = marks[STEP]
+        for number in range(points):
+            at = at_points + number * POINT_WIDTH
+            point = plan[at : at + POINT_WIDTH]
+            size, slots = point[SIZE], point[SLOTS]
+            slot = now % slots if slots > 1 else 0
+            place, value_place = point[LIST] + slot * size, point[VALUES] + slot * size
+            if point[KIND] == INPUT:
+                first = ends[done - 1] if done else 0
+                count, graded, strange = _take_input(
+                    cells[first : ends[done]],
+                    values[first : ends[done]] if has_values else values,
+                    has_values, point, state, marks, place, value_place,
+                )  # fmt: skip
+                outside += strange
+            else:
+                total = state[point[ACCUMULATOR] : point[ACCUMULATOR] + size]
+                is_whole = point[IS_WHOLE] != 0
+                for link in range(point[FIRST], point[LAST]):
+                    row_at = at_connections + link * CONNECTION_WIDTH
+                    row = plan[row_at : row_at + CONNECTION_WIDTH]
+                    source_at = at_points + row[SOURCE] * POINT_WIDTH
+                    source = plan[source_at : source_at + POINT_WIDTH]
+                    source_slot = 0
+                    if source[SLOTS] > 1:
+                        if row[STEPS_AGO] > now:
+                            continue
+                        source_slot = (now - row[STEPS_AGO]) % source[SLOTS]
+                    entries = marks[source[COUNTS] + 2 * source_slot]
+                    if entries == 0:
+                        continue
+                    is_graded = marks[source[COUNTS] + 2 * source_slot + 1] != 0
+                    list_at = source[LIST] + source_slot * source[SIZE]
+                    values_at = source[VALUES] + source_slot * source[SIZE]
+                    if row[MAP] >= 0:
+                        kept = 0
+                        for index in range(entries):
+                            entry = marks[list_at + index]
+                            mapped = plan[row[MAP] + entry]
+                            if mapped < 0:
+                                continue
+                            marks[scratch + kept] = mapped
+                            if row[SCALE] >= 0:
+                                scale = coefficients[row[SCALE] + entry]
+                                if is_graded:
+                                    scale *= state[values_at + index]
+                                state[scratch_values + kept] = scale
+                            elif is_graded:
+                                state[scratch_values + kept] = state[values_at + index]
+                            kept += 1
+                        entries, list_at, values_at = kept, scratch, scratch_values
+                        is_graded = is_graded or row[SCALE] >= 0
+                    chosen = marks[list_at : list_at + entries]
+                    given = state[values_at : values_at + entries]
+                    if row[TYPE] == CONVOLUTION:
+                        _convolve(
+                            chosen, given, is_graded, row, plan, weights, total, marks,
+                            point[TOUCHED], point[WORDS], point[BLOCK],
+                        )  # fmt: skip
+                    elif row[TYPE] == ROWS:
+                        is_whole = True
+                        if row[OUTPUTS] < size:  # a matrix for each group of inputs
+                            for index in range(entries):
+                                start = chosen[index] // row[INPUTS] * row[OUTPUTS]
+                                base = row[WEIGHTS] + chosen[index] * row[OUTPUTS]
+                                for unit in range(row[OUTPUTS]):
+                                    weight = total.dtype.type(weights[base + unit])
+                                    if is_graded:
+                                        weight *= given[index]
+                                    total[start + unit] += weight
+                        elif is_graded:
+                            _add_weighted_rows(chosen, given, weights, row[WEIGHTS], total)
+                        else:
+                            _add_rows(chosen, weights, row[WEIGHTS], total)
+                    else:
+                        for index in range(entries):
+                            unit = chosen[index]
+                            if is_graded:
+                                total[unit] += given[index]
+                            else:
+                                total[unit] += 1
+                            if point[BLOCK]:
+                                _mark(marks, point[TOUCHED], point[WORDS], unit // point[BLOCK])
+                kind, c = point[KIND], point[COEFFICIENTS]
+                found = marks[place : place + size]
+                listed = state[value_place : value_place + size]
+                v = state[point[POTENTIAL] : point[POTENTIAL] + size]
+                bias = coefficients[point[BIAS] : point[BIAS] + size]
+                graded = 1
+                if kind in (IF, SUM):
+                    count = _step_touched(
+                        kind, is_whole, subtract, point[BLOCK], point[TOUCHED], point[WORDS],
+                        total, coefficients[c : c + 3 * size], v, marks, found, listed,
+                    )  # fmt: skip
+                    graded = 1 if kind == SUM else 0
+                    if point[IS_WHOLE]:
+                        for unit in range(size):
+                            total[unit] = bias[unit]
+                elif LI <= kind <= CUBA_LIF:
+                    current = state[point[CURRENT] : point[CURRENT] + size]
+                    count = _step_leaky(
+                        kind in (CUBA_LI, CUBA_LIF), subtract, total, bias,
+                        coefficients[c : c + 7 * size], v, current, found,
+                    )  # fmt: skip
+                    if kind in (LI, CUBA_LI):
+                        count = _not_zero(v, found, listed)
+                    else:
+                        graded = 0
+                else:
+                    if kind == INTEGRATOR:
+                        for unit in range(size):
+                            v[unit] += coefficients[c + unit] * total[unit]
+                        count = _not_zero(v, found, listed)
+                    elif kind == DELAY:
+                        ring, length = point[RING], plan[point[RING]]
+                        _step_delay(
+                            now, plan[ring : ring + 1 + size], total,
+                            state[point[POTENTIAL] : point[POTENTIAL] + length * size], total,
+                        )  # fmt: skip
+                        count = _not_zero(total, found, listed)
+                    else:
+                        graded = 0
+                        count = 0
+                        for unit in range(size):
+                            if total[unit] > coefficients[c + unit]:
+                                found[count] = unit
+                                count += 1
+                    for unit in range(size):
+                        total[unit] = bias[unit]
+            marks[point[COUNTS] + 2 * slot] = count
+            marks[point[COUNTS] + 2 * slot + 1] = graded
+            marks[point[SPIKES]] += count
+            if point[TOTALS] >= 0:
+                for index in range(count):
+                    unit = point[TOTALS] + marks[place + index]
+                    if graded:
+                        state[unit] += state[value_place + index]
+                    else:
+                        state[unit] += 1
+            if point[IS_RECORDED]:
+                for index in range(count):
+                    unit = marks[place + index]
+                    records[written, 0] = now
+                    records[written, 1] = number
+                    records[written, 2] = plan[point[ORDER] + unit] if point[ORDER] >= 0 else unit
+                    records[written, 3] = state[value_place + index] if graded else 1
+                    written += 1
+        marks[STEP] = now + 1
+        done += 1
+    return done, written, outside

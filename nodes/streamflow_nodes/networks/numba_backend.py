@@ -1,0 +1,51 @@
+"""Our engine as a back end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import State, compile_network, warm_up
+from .rules import Rules
+from .wiring import Wiring
+
+
+class NumbaBackend:
+    """Event-driven, compiled once for all networks; see `engine`."""
+
+    name = "numba"
+
+    def load(self, wiring: Wiring, rules: Rules) -> None:
+        """NetworkError where the rules do not fit the network."""
+        warm_up()
+        self._state = State(compile_network(wiring, rules))
+        self._wiring, self._rules = wiring, rules
+        self._size = wiring.only_input().size
+
+    def step(self, frame: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        flat = np.asarray(frame).reshape(-1)
+        if flat.size != self._size:
+            raise ValueError(f"a frame of {flat.size} numbers; expected {self._size}")
+        cells = np.flatnonzero(flat)
+        values = flat[cells].astype(np.float32)
+        self._state.run(cells, np.array([cells.size]), values)
+        names = (*self._wiring.spiking, *self._wiring.outputs)
+        return {name: self._state.values(name) for name in names}
+
+    def membrane(self, name: str) -> NDArray[np.float32]:
+        return np.asarray(self._state.potential(name))
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"state": self._state.state.copy(), "marks": self._state.marks.copy()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._state.state[:] = state["state"]
+        self._state.marks[:] = state["marks"]
+
+    def results(self) -> dict[str, Any]:
+        return {"backend": self.name, **self._rules.as_dict()}
+
+    def close(self) -> None:
+        """Nothing to release."""
