@@ -89,8 +89,7 @@ def to_integers(frames: Frames, encoding: str) -> tuple[NDArray[np.int32], int]:
 
     Rounds `x * 2^15` (`int16`) or `x * 2^23` (`int24`) to the nearest, ties to even, and limits it
     to what the integers hold. It is the inverse of how integers are read, `i / 2^15`, so these
-    come back bit for bit. (libsndfile writes with `2^15 - 1`, which moves most samples above half
-    of full scale by one.) 1.0 itself becomes the largest integer and does not count.
+    come back bit for bit. 1.0 itself becomes the largest integer and does not count.
     """
     scale = FULL_SCALE[encoding]
     scaled = np.rint(frames.astype(np.float64) * scale)
