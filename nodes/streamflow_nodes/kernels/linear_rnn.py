@@ -6,8 +6,8 @@ on disk, computes every network.
 A matrix is stored by columns, in blocks of 128, 64, 32 and 16 rows: (columns, rows of the block),
 rows padded to 16 with zeros. A product adds one column after the other for each input other than
 0, in ascending order: inputs of 0, which ReLUs make many of, cost nothing, and the order of sums
-depends on nothing else. States and eigenvalues are float64: rounding an eigenvalue of 0.9999 to float32
-changes its distance from 1, and with it the state, by up to 3 parts in 10,000.
+depends on nothing else. States and eigenvalues are float64: rounding an eigenvalue of 0.9999 to
+float32 changes its distance from 1, and with it the state, by up to 3 parts in 10,000.
 """
 
 from __future__ import annotations
@@ -160,9 +160,10 @@ def add_product(
     out : (rows or more,) float32, updated
     """
     operations: Any = 0
+    fans = fan_out[fan_at : fan_at + columns]  # an index that could be negative costs a test
     for j in range(columns):
-        operations += np.int64(fan_out[fan_at + j]) if x[j] != np.float32(0) else 0
-    count = np.uint64(0)  # unsigned: an index that could be negative would cost a test
+        operations += np.int64(fans[j]) if x[j] != np.float32(0) else 0
+    count = np.uint64(0)  # unsigned for the same reason
     for j in range(np.uint64(columns)):
         index[count] = np.int32(j)
         count += np.uint64(x[j] != np.float32(0))
@@ -222,13 +223,14 @@ def step_poles(
     a_re, a_im = poles[pole_at : pole_at + states], poles[pole_at + states : pole_at + 2 * states]
     re = state[state_at : state_at + states]
     im = state[state_at + states : state_at + 2 * states]
+    out_re, out_im = drive[:states], drive[states : 2 * states]
     for i in range(states):
-        x_re = a_re[i] * re[i] - a_im[i] * im[i] + np.float64(drive[i])
-        x_im = a_re[i] * im[i] + a_im[i] * re[i] + np.float64(drive[states + i])
+        x_re = a_re[i] * re[i] - a_im[i] * im[i] + np.float64(out_re[i])
+        x_im = a_re[i] * im[i] + a_im[i] * re[i] + np.float64(out_im[i])
         re[i], im[i] = x_re, x_im
         passes = x_re > 0 or not is_rectified
-        drive[i] = np.float32(x_re) if passes else np.float32(0)
-        drive[states + i] = np.float32(x_im) if passes else np.float32(0)
+        out_re[i] = np.float32(x_re) if passes else np.float32(0)
+        out_im[i] = np.float32(x_im) if passes else np.float32(0)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -269,11 +271,13 @@ def run_frames(
                     weights, at, count, row[COLUMN_COUNT], source, index, fan_out, second, to
                 )
             elif code == SET:
+                values = vectors[at : at + count]
                 for i in range(count):
-                    to[i] = vectors[at + i]
+                    to[i] = values[i]
             elif code == SET_SCALED:
+                values, factors = vectors[at : at + count], vectors[second : second + count]
                 for i in range(count):
-                    to[i] = vectors[at + i] + vectors[second + i] * source[i]
+                    to[i] = values[i] + factors[i] * source[i]
             elif code == POLES:
                 step_poles(poles, at, state, second, count, row[KIND] != 0, to)
             elif code == ACTIVATE:

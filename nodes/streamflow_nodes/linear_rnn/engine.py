@@ -58,6 +58,11 @@ def halves(array: NDArray[np.complex128], axis: int, size: int, sign: int = 1) -
     return np.concatenate([np.pad(array.real, fill), np.pad(sign * array.imag, fill)], axis=axis)
 
 
+def halves_padded(parts: NDArray[Any], size: int) -> NDArray[Any]:
+    """The rows (2, states) side by side, each padded with zeros to `size`."""
+    return np.pad(parts, ((0, 0), (0, size - parts.shape[1]))).ravel()
+
+
 class FloatEngine:
     """A network in float32. Frame by frame or many at a time: the outputs are the same bits."""
 
