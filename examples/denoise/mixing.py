@@ -24,6 +24,7 @@ RATE = 16_000
 SNR_DB = (-5.0, 20.0)  # of a fixed mix, uniform: the range of the N-DNS challenge
 LEVEL_DBFS = (-35.0, -15.0)  # RMS of a fixed mix, uniform; likewise
 RECENT = 96  # crops and changed noises kept to be used again: mixing must keep up with training
+FEW = 16  # of simulated noises
 KNOTS = np.array([0, 100, 300, 900, 2700, 5400, 8000])  # Hz, where a random response is set
 SMOOTH = np.linspace(0, RATE / 2, 257)  # Hz, where it is computed
 SILENCE = 1e-9  # energy per sample under which there is nothing to scale
@@ -99,11 +100,13 @@ def fixed_mixes(
 
 
 def _cut(wave: Wave, samples: int, random: np.random.Generator) -> Wave:
-    """`samples` of a wave from a random place; a shorter one is repeated."""
+    """`samples` of a wave from a random place, without their mean; a shorter one is repeated."""
     if len(wave) <= samples:
-        return np.resize(wave, samples)
-    start = int(random.integers(len(wave) - samples + 1))
-    return wave[start : start + samples]
+        cut = np.resize(wave, samples)
+    else:
+        start = int(random.integers(len(wave) - samples + 1))
+        cut = wave[start : start + samples]
+    return cut - cut.mean()
 
 
 def mix(clean: Wave, noise: Wave, snr_db: float, level_dbfs: float) -> tuple[Wave, Wave]:
@@ -134,6 +137,7 @@ class TrainingMixes:
         self.samples = round(seconds * RATE)
         self.random = np.random.default_rng(seed)
         self.crops: deque[tuple[str, Wave]] = deque(maxlen=RECENT)
+        self.simulated: deque[Wave] = deque(maxlen=FEW)
         self.recent: deque[Wave] = deque(maxlen=RECENT)
         self.speakers = sorted(corpus.speech)
         self.kinds = sorted(corpus.noise)
@@ -153,7 +157,7 @@ class TrainingMixes:
 
     def _pair(self) -> tuple[Wave, Wave]:
         random = self.random
-        if len(self.crops) == RECENT and random.random() < 0.6:
+        if len(self.crops) == RECENT and random.random() < 0.75:
             speaker, clean = self.crops[random.integers(RECENT)]
         else:
             speaker = str(random.choice(self.speakers, p=self.speech_weights))
@@ -244,9 +248,9 @@ class TrainingMixes:
         return total
 
     def _recorded(self) -> Wave:
-        """A recording changed at random, or half the time a recent one turned: that is quick."""
+        """A recording changed at random, or mostly a recent one turned: that is quick."""
         random = self.random
-        if len(self.recent) == RECENT and random.random() < 0.65:
+        if len(self.recent) == RECENT and random.random() < 0.8:
             wave = self.recent[random.integers(RECENT)]
             return np.roll(wave, int(random.integers(len(wave))))
         recordings = self.corpus.noise[str(random.choice(self.kinds, p=self.weights))]
@@ -265,7 +269,7 @@ class TrainingMixes:
         voices = [name for name in others if name != speaker][: int(random.integers(3, 9))]
         crops = [self._crop(self.corpus.speech[name][0], self.samples, True) for name in voices]
         together = self._together(crops)
-        if random.random() < 0.6:
+        if random.random() < 0.75:
             spectrum = rfft(together) * rfft(self._room(), self.samples)
             together = np.asarray(irfft(spectrum, self.samples), np.float32)
         return together
@@ -273,6 +277,9 @@ class TrainingMixes:
     def _simulated(self) -> Wave:
         """Gaussian noise of a random spectral slope and colour, half of it slowly modulated."""
         random = self.random
+        if len(self.simulated) == FEW and random.random() < 0.8:
+            wave = self.simulated[random.integers(FEW)]
+            return np.roll(wave, int(random.integers(len(wave))))
         spectrum = rfft(random.standard_normal(self.samples, np.float32))
         bins = np.arange(len(spectrum))
         slope = np.maximum(bins / self.samples * RATE, 20.0) ** -random.uniform(0, 1.3)
@@ -283,4 +290,5 @@ class TrainingMixes:
             points = int(random.integers(3, 40))
             depth = 10 ** (random.uniform(-15, 0, points) / 20)
             wave *= np.interp(np.linspace(0, points - 1, len(wave)), np.arange(points), depth)
+        self.simulated.append(wave)
         return wave

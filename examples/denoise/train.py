@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Trains the denoiser on the train split, for the minutes given.
+r"""Trains the denoiser on the train split; the model file is written by export.py.
 
-    python examples/denoise/train.py --data DIR --minutes 60 --checkpoint dense.pt
+    python examples/denoise/train.py --data DIR --checkpoint dense.pt --minutes 90
+    python examples/denoise/train.py --data DIR --checkpoint sparse.pt --minutes 25 \
+        --start dense.pt --sparsity 0.8 --rate 1e-3
 
-DIR holds speech/ and noise/ (see mixing.py). Loss: the negative SI-SNR of the wave, levelled off
-at 30 dB, plus the error of compressed magnitudes. The learning rate falls to nothing at the end of
-the minutes; run again with the same arguments, it goes on where it was stopped. Needs the extra
-`train` (torch).
+DIR holds speech/ and noise/ (see mixing.py). The loss is the negative SI-SNR of the wave, levelled
+off at 30 dB, plus the error of compressed magnitudes. The learning rate falls to nothing at the end
+of the time given; run again with the same arguments, it goes on where it was stopped. With
+`--sparsity`, weights go by magnitude meanwhile (pruning.py). One thread learns, another process
+mixes. Needs the extra `train` (torch) and torch >= 2.9 (its optimiser Muon).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import copy
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,25 +28,16 @@ import torch
 from fused import HALF, Masked
 from mixing import TrainingMixes, fixed_mixes, load
 from network import Network, Shape, apply, features_of, spectra, waves_of
+from pruning import Pruning
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 LEVELLED = 1e-3  # error over speech energy under which SI-SNR counts no more: 30 dB
 SPECTRAL = 25.0  # dB of SI-SNR that one unit of the spectral error stands for
 AVERAGE = 0.999  # of the weights, per step
-
-
-class Mixes(IterableDataset["Batch"]):
-    """Batches of training mixes, made by another process while the network learns."""
-
-    def __init__(self, mixes: TrainingMixes, batch: int, network: Network) -> None:
-        self.mixes, self.batch = mixes, batch
-        self.network = network  # for its normalisation only
-
-    def __iter__(self) -> Any:
-        while True:
-            noisy, clean = map(torch.from_numpy, self.mixes.batch(self.batch))
-            yield batch_of(noisy, clean, self.network)
+WARM_UP = 200  # steps
+MASKED_EVERY = 20  # steps
+LARGEST_GRADIENT = 5.0  # norm
 
 
 class Batch(NamedTuple):
@@ -55,8 +50,22 @@ class Batch(NamedTuple):
     before: Tensor  # (clips,) SI-SNR of the noisy waves, dB
 
 
+class Mixes(IterableDataset[Batch]):
+    """Batches of training mixes, made by another process while the network learns."""
+
+    def __init__(self, mixes: TrainingMixes, batch: int, network: Network) -> None:
+        self.mixes, self.batch = mixes, batch
+        self.network = network  # for its normalisation only
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            noisy, clean = map(torch.from_numpy, self.mixes.batch(self.batch))
+            yield batch_of(noisy, clean, self.network)
+
+
 @torch.no_grad()
 def batch_of(noisy: Tensor, clean: Tensor, network: Network) -> Batch:
+    """What a step needs of waves, (clips, samples) both."""
     spectrum = spectra(noisy)
     features = network.normalised(features_of(spectrum, network.shape.low)).to(HALF)
     level = torch.sqrt((clean * clean).mean(-1, keepdim=True)) + 1e-4
@@ -85,6 +94,22 @@ def loss_of(network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
     return SPECTRAL * spectral - reached.mean(), (reached - batch.before).detach().mean()
 
 
+def normalise(network: Network, mixes: TrainingMixes, clips: int = 96) -> None:
+    """Sets what the features' mean and deviation are over some mixes."""
+    noisy = torch.from_numpy(mixes.batch(clips)[0])
+    features = features_of(spectra(noisy), network.shape.low).flatten(0, 1)
+    network.mean.copy_(features.mean(0))
+    network.scale.copy_(1 / (features.std(0) + 1e-3))
+
+
+def val_mixes(folder: Path) -> list[tuple[Tensor, Tensor]]:
+    """The mixes of the val split to choose by, (1, samples) noisy and clean."""
+    return [
+        (torch.from_numpy(mix.noisy)[None], torch.from_numpy(mix.clean)[None])
+        for mix in fixed_mixes(folder, "val")
+    ]
+
+
 @torch.no_grad()
 def validate(network: Network, mixes: list[tuple[Tensor, Tensor]]) -> float:
     """Returns the mean SI-SNR gained over the mixes, dB."""
@@ -99,130 +124,144 @@ def validate(network: Network, mixes: list[tuple[Tensor, Tensor]]) -> float:
     return float(torch.stack(gains).mean())
 
 
-def optimisers_of(network: Network, rate: float, name: str) -> list[torch.optim.Optimizer]:
-    slow, matrices, others = [], [], []
-    for key, value in network.named_parameters():
-        if any(part in key for part in ("log_decay", "frequency", "log_step")):
-            slow.append(value)
-        elif value.ndim == 2:
-            matrices.append(value)
-        else:
-            others.append(value)
-    groups = [
-        {"params": slow, "lr": rate / 4, "weight_decay": 0.0},
-        {"params": others, "lr": rate, "weight_decay": 0.0},
-    ]
-    if name == "adamw":
-        groups.append({"params": matrices, "lr": rate, "weight_decay": 0.01})
-        return [torch.optim.AdamW(groups)]
-    muon = torch.optim.Muon(
-        matrices, lr=2 * rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-    )
-    return [torch.optim.AdamW(groups), muon]
+class Training:
+    """A network that learns batch by batch, its running average, and its pruned weights.
+
+    Matrices are moved by Muon (K. Jordan and others, 2024), the rest by AdamW; what makes the
+    state's eigenvalues moves at a quarter of the rate, as S5 does.
+    """
+
+    def __init__(self, network: Network, rate: float, sparsity: float) -> None:
+        self.network, self.averaged = network, copy.deepcopy(network)
+        self.pruning = Pruning(network, sparsity)
+        self.step = 0
+        matrices = [value for value in network.parameters() if value.ndim == 2]
+        others = {name: value for name, value in network.named_parameters() if value.ndim < 2}
+        slow = [name for name in others if name.endswith(("log_decay", "frequency", "log_step"))]
+        groups = [
+            {"params": [others.pop(name) for name in slow], "lr": rate / 4},
+            {"params": list(others.values()), "lr": rate},
+        ]
+        muon = torch.optim.Muon(
+            matrices, lr=2 * rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        )
+        self.optimisers = [torch.optim.AdamW(groups, weight_decay=0.0), muon]
+        self.rates = [[group["lr"] for group in one.param_groups] for one in self.optimisers]
+
+    def learn(self, batch: Batch, progress: float) -> float:
+        """Makes one step, `progress` (0 to 1) of the way; returns the mean dB gained before it."""
+        factor = 0.5 * (1 + math.cos(math.pi * progress)) * min(1.0, (self.step + 1) / WARM_UP)
+        for one, rates in zip(self.optimisers, self.rates, strict=True):
+            for group, rate in zip(one.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+        if self.step % MASKED_EVERY == 0:
+            self.pruning.update(progress)
+        with self.pruning.applied():
+            loss, gained = loss_of(self.network, batch)
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
+        for one in self.optimisers:
+            one.step()
+            one.zero_grad()
+        self.step += 1
+        self._average(min(AVERAGE, self.step / (self.step + 10)))
+        return float(gained)
+
+    @torch.no_grad()
+    def _average(self, keep: float) -> None:
+        """Of weights and of batch statistics."""
+        pairs = zip(
+            self.averaged.state_dict().values(), self.network.state_dict().values(), strict=True
+        )
+        for mean, value in pairs:
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - keep)
+
+    def shipped(self) -> Network:
+        """The averaged network, its pruned weights zero."""
+        network = copy.deepcopy(self.averaged)
+        self.pruning.apply_to(network)
+        return network
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything; `network` and `shape` are what export.py reads."""
+        return {
+            "shape": asdict(self.network.shape),
+            "network": self.shipped().state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "raw": self.network.state_dict(),
+            "masks": self.pruning.state_dict(),
+            "optimisers": [one.state_dict() for one in self.optimisers],
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`."""
+        self.network.load_state_dict(state["raw"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.pruning.load_state_dict(state["masks"])
+        for one, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            one.load_state_dict(saved)
+        self.step = state["step"]
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="a checkpoint to take the weights of")
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--steps", type=float, default=math.inf, help="instead of minutes")
+    parser.add_argument("--sparsity", type=float, default=0, help="share of weights to make zero")
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--states", type=int, default=64)
-    parser.add_argument("--low", type=int, default=0)
-    parser.add_argument("--taps", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--states", type=int, default=64, help="complex ones, of each layer")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=3, help="of a clip")
     parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--optimiser", default="adamw")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=float, default=2, help="minutes")
+    parser.add_argument("--every", type=float, default=2, help="minutes between checkpoints")
     options = parser.parse_args()
+    if math.isinf(options.minutes) and math.isinf(options.steps):
+        parser.error("say how long: --minutes or --steps")
+    return options
+
+
+def main() -> None:
+    options = arguments()
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
-    shape = Shape(options.width, options.states, low=options.low, taps=options.taps)
-    network = Network(shape)
-    val = [
-        (torch.from_numpy(mix.noisy)[None], torch.from_numpy(mix.clean)[None])
-        for mix in fixed_mixes(options.data, "val")
-    ]
+    network = Network(Shape(options.width, options.states))
+    mixes = TrainingMixes(load(options.data, "train"), options.seconds, options.seed)
+    val = val_mixes(options.data)
+    elapsed = 0.0
     if options.start:
         network.load_state_dict(torch.load(options.start, weights_only=True)["network"])
-    mixes = TrainingMixes(load(options.data, "train"), options.seconds, options.seed)
-    state = torch.load(options.checkpoint, weights_only=True) if options.checkpoint.exists() else {}
-    if state:
-        network.load_state_dict(state["raw"])
-    elif not options.start:
-        noisy = torch.from_numpy(mixes.batch(96)[0])
-        features = features_of(spectra(noisy), shape.low).flatten(0, 1)
-        network.mean.copy_(features.mean(0))
-        network.scale.copy_(1 / (features.std(0) + 1e-3))
-    mixes.random = np.random.default_rng([options.seed, state.get("step", 0)])
+    else:
+        normalise(network, mixes)
+    training = Training(network, options.rate, options.sparsity)
+    if options.checkpoint.exists():
+        state = torch.load(options.checkpoint, weights_only=True)
+        training.load_state_dict(state)
+        elapsed = state["elapsed"]
+        mixes.random = np.random.default_rng([options.seed, training.step])
     dataset = Mixes(mixes, options.batch, network)
     batches = iter(DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=16))
-    optimisers = optimisers_of(network, options.rate, options.optimiser)
-    rates = [[group["lr"] for group in one.param_groups] for one in optimisers]
-    averaged = copy.deepcopy(network)
-    elapsed, step = 0.0, 0
-    if state:
-        averaged.load_state_dict(state["network"])
-        for one, saved in zip(optimisers, state["optimisers"], strict=True):
-            one.load_state_dict(saved)
-        elapsed, step = state["elapsed"], state["step"]
-    started, shown, waited = time.monotonic() - elapsed, elapsed, 0.0
-    gain, total = 0.0, options.minutes * 60
-    while elapsed < total:
-        factor = min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * elapsed / total))
-        for one, base in zip(optimisers, rates, strict=True):
-            for group, rate in zip(one.param_groups, base, strict=True):
-                group["lr"] = rate * factor
-        wait = time.monotonic()
-        batch = next(batches)
-        waited += time.monotonic() - wait
-        loss, gained = loss_of(network, batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        for one in optimisers:
-            one.step()
-            one.zero_grad()
-        step += 1
-        average(averaged, network, min(AVERAGE, step / (step + 10)))
-        gain += 0.01 * (float(gained) - gain)
+    started, shown, gain = time.monotonic() - elapsed, elapsed, 0.0
+    progress = 0.0
+    while progress < 1:
         elapsed = time.monotonic() - started
-        if elapsed - shown > options.every * 60 or elapsed >= total:
+        progress = min(1.0, max(elapsed / 60 / options.minutes, training.step / options.steps))
+        if elapsed - shown > options.every * 60 or progress == 1:
             shown = elapsed
             print(
-                f"{elapsed / 60:6.1f} min  step {step}  train {gain / (1 - 0.99**step):+.2f} dB  "
-                f"val {validate(averaged, val):+.2f} dB  waited {waited / elapsed:.0%}  "
-                f"loss {float(loss.detach()):.2f}",
+                f"{elapsed / 60:.1f} min, step {training.step}: training {gain:+.2f} dB, "
+                f"val {validate(training.shipped(), val):+.2f} dB",
                 flush=True,
             )
-            save(
-                options.checkpoint,
-                {
-                    "network": averaged.state_dict(),
-                    "raw": network.state_dict(),
-                    "optimisers": [one.state_dict() for one in optimisers],
-                    "elapsed": elapsed,
-                    "step": step,
-                    "shape": asdict(shape),
-                },
-            )
-
-
-@torch.no_grad()
-def average(averaged: Network, network: Network, keep: float) -> None:
-    """Moves what is averaged (weights and batch statistics) towards the network's, in place."""
-    for mean, value in zip(
-        averaged.state_dict().values(), network.state_dict().values(), strict=True
-    ):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - keep)
-
-
-def save(path: Path, state: dict[str, Any]) -> None:
-    torch.save(state, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
+            partial = options.checkpoint.with_suffix(".partial")
+            torch.save(training.state_dict() | {"elapsed": elapsed}, partial)
+            partial.replace(options.checkpoint)
+        gain += 0.01 * (training.learn(next(batches), progress) - gain)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,259 @@
+"""The denoiser's example: its mixes, its training step, its model file, and the shipped models."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "denoise"
+DATA = ROOT.parent / "shared" / "data" / "audio"
+SHIPPED = ROOT / "graphs" / "denoise"
+RATE = 16_000
+
+soundfile = pytest.importorskip("soundfile", reason="needs the extra audio")
+if importlib.util.find_spec("torch") is None:
+    pytest.skip("needs the extra train (torch)", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def example(monkeypatch):
+    """The example's modules can be imported, and are forgotten afterwards."""
+    monkeypatch.syspath_prepend(EXAMPLE)
+    names = [path.stem for path in EXAMPLE.glob("*.py")]
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def voice(random, seconds):
+    """SIMULATED speech: harmonics of a wandering pitch, in syllables."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    pitch = 120 * (1 + random.random()) * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * time))
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    tones = sum(np.sin(k * phase) / k for k in range(1, 12))
+    return 0.1 * tones * (np.sin(2 * np.pi * 3 * time + 6 * random.random()) > 0)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """SIMULATED speech and noise in the folders that the example reads."""
+    random = np.random.default_rng(1)
+    for split in ("train", "val", "test"):
+        for part in ("speech", "noise"):
+            (tmp_path / part / split).mkdir(parents=True)
+        for number in range(4):
+            speech, noise = voice(random, 4), 0.1 * random.standard_normal(4 * RATE)
+            soundfile.write(tmp_path / "speech" / split / f"{number}-1-1.flac", speech, RATE)
+            soundfile.write(tmp_path / "noise" / split / f"hiss_{number}.flac", noise, RATE)
+    return tmp_path
+
+
+def energy_ratio_db(clean, noise):
+    return 10 * np.log10((clean @ clean) / (noise @ noise))
+
+
+def test_fixed_mixes_have_the_snr_they_say_and_are_the_same_every_time(data):
+    import mixing
+
+    mixes = list(mixing.fixed_mixes(data, "val", 6, seed=3, seconds=2.0))
+    again = list(mixing.fixed_mixes(data, "val", 6, seed=3, seconds=2.0))
+
+    for mix, other in zip(mixes, again, strict=True):
+        # float32 waves: the noise is recovered by a subtraction
+        measured = energy_ratio_db(mix.clean, mix.noisy - mix.clean)
+        assert measured == pytest.approx(mix.snr_db, abs=0.01)
+        assert np.array_equal(mix.noisy, other.noisy)
+    assert len({mix.snr_db for mix in mixes}) == 6
+
+
+def test_training_mixes_never_clip_or_repeat_and_hold_the_speech_they_promise(data):
+    import mixing
+
+    mixes = mixing.TrainingMixes(mixing.load(data, "train"), 1.0, seed=5)
+    noisy, clean = (
+        np.concatenate(parts) for parts in zip(*(mixes.batch(60) for _ in range(4)), strict=True)
+    )
+
+    assert noisy.dtype == clean.dtype == np.float32
+    assert np.isfinite(noisy).all()
+    assert np.abs(noisy).max() <= 1
+    assert len(np.unique(noisy[:, 5000])) == len(noisy)
+    audible = (clean**2).sum(1) > 1e-4
+    ratios = [
+        energy_ratio_db(c, n - c) for n, c in zip(noisy[audible], clean[audible], strict=True)
+    ]
+    assert -8.1 < min(ratios) < 0
+    assert 20 < max(ratios) < 40.1
+
+
+def test_spectra_give_the_wave_back_at_both_ends_too():
+    import torch
+    from network import spectra, waves_of
+
+    wave = torch.randn(2, 1000, generator=torch.manual_seed(0))
+
+    torch.testing.assert_close(waves_of(spectra(wave), 1000), wave, atol=1e-5, rtol=0)
+
+
+def small_network():
+    """Batch statistics, a mean and a deviation that an exporter could forget."""
+    import torch
+    from network import Network, Shape
+
+    torch.manual_seed(2)
+    network = Network(Shape(width=12, states=6, layers=2))
+    with torch.no_grad():
+        network.mean.uniform_(-3, 0)
+        network.scale.uniform_(0.5, 2)
+        network.decoder.weight.mul_(10)
+        for layer in network.layers:
+            layer.norm.running_mean.uniform_(-1, 1)
+            layer.norm.running_var.uniform_(0.5, 2)
+            layer.norm.weight.uniform_(0.5, 2)
+            layer.norm.bias.uniform_(-1, 1)
+    return network
+
+
+def test_fused_gradients_are_those_of_autograd(monkeypatch):
+    import fused
+    import torch
+    from torch.nn import functional
+
+    monkeypatch.setattr(fused, "HALF", torch.float32)
+    layer = small_network().layers[0]
+    values = torch.randn(2, 7, 12, generator=torch.manual_seed(3))
+    towards = torch.randn(2, 7, 12, generator=torch.manual_seed(4))
+
+    def plain(u):
+        v = functional.batch_norm(
+            u.flatten(0, 1), None, None, layer.norm.weight, layer.norm.bias, training=True
+        ).view_as(u)
+        a, b = layer.discrete()
+        inputs, a = torch.complex(*functional.linear(v, b).chunk(2, -1)), torch.complex(*a.chunk(2))
+        x, states = torch.zeros_like(inputs[:, 0]), []
+        for t in range(inputs.shape[1]):
+            x = a * x + inputs[:, t]
+            states.append(torch.where(x.real > 0, x, 0))
+        z = torch.stack(states, 1)
+        y = functional.linear(torch.cat([z.real, z.imag], -1), layer.c) + layer.d * v
+        y = torch.relu(y)
+        return torch.relu(u + y * torch.sigmoid(layer.gate(y)))
+
+    gradients = []
+    for compute in (layer, plain):
+        u = values.clone().requires_grad_()
+        layer.zero_grad()
+        (compute(u) * towards).sum().backward()
+        gradients.append([u.grad] + [value.grad.clone() for value in layer.parameters()])
+
+    for one, other in zip(*gradients, strict=True):
+        # float32 sums of some hundred products
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_mask_and_its_error_have_the_gradient_of_autograd():
+    import torch
+    from fused import Masked
+
+    torch.manual_seed(5)
+    r = torch.randn(1, 4, 9, requires_grad=True)
+    x, goal = torch.randn(1, 4, 9, dtype=torch.complex64), torch.rand(1, 4, 9)
+    y, error = Masked.apply(r, x, goal)
+    (3 * error + y.real.sum() - 2 * y.imag.sum()).backward()
+    fast = r.grad.clone()
+    r.grad = None
+    y = (1 + r) * x
+    error = (((y.real**2 + y.imag**2 + 1e-7) ** 0.125 - goal) ** 2).mean()
+
+    (3 * error + y.real.sum() - 2 * y.imag.sum()).backward()
+
+    torch.testing.assert_close(fast, r.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_exported_file_computes_what_the_network_and_the_shipped_node_compute(tmp_path):
+    import torch
+    from evaluate import cleaner
+    from export import export
+    from network import apply, features_of, spectra, waves_of
+    from reference import enhance
+
+    network = small_network().eval()
+    noisy = torch.from_numpy(0.1 * np.random.default_rng(6).standard_normal(3000)).float()
+
+    model = export(network, tmp_path / "model.safetensors", {})
+
+    spectrum = spectra(noisy[None])
+    with torch.no_grad():
+        outputs = network(network.normalised(features_of(spectrum, 0)))
+    trained = waves_of(apply(outputs, spectrum, network.shape), 3000)[0].numpy()
+    plain = enhance(model, noisy.numpy())
+    assert np.abs(plain - noisy.numpy()).max() > 0.01  # it does something
+    # float32 against float64; no state of these comes near to where the complex ReLU jumps
+    assert np.abs(trained - plain).max() < 1e-4
+    assert np.abs(cleaner(model)(noisy.numpy()) - plain).max() < 1e-4
+
+
+def test_pruning_leaves_the_share_asked_for_and_takes_complex_pairs_together():
+    import torch
+    from pruning import Pruning
+
+    network = small_network()
+    pruning = Pruning(network, 0.8)
+    before = {name: value.clone() for name, value in network.named_parameters()}
+
+    pruning.update(1.0)
+
+    with pruning.applied():
+        kept = [int(torch.count_nonzero(value)) for value in pruning.weights.values()]
+        pairs = network.layers[0].b.detach() != 0
+    total = sum(value.numel() for value in pruning.weights.values())
+    assert sum(kept) / total == pytest.approx(0.2, abs=0.01)
+    assert torch.equal(pairs[:6], pairs[6:])
+    for name, value in network.named_parameters():
+        assert torch.equal(value, before[name])  # a weight may come back
+
+
+def test_short_training_removes_noise_and_goes_on_from_its_checkpoint(data, tmp_path):
+    checkpoint = tmp_path / "small.pt"
+
+    def run(*more):
+        command = [sys.executable, str(EXAMPLE / "train.py"), "--data", str(data)]
+        command += ["--checkpoint", str(checkpoint), "--width", "24", "--states", "12"]
+        command += ["--batch", "4", "--seconds", "1", "--every", "100", "--rate", "6e-3", *more]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip().splitlines()[-1]
+
+    first = run("--steps", "60")
+    last = run("--steps", "150", "--sparsity", "0.5")
+
+    assert "step 60:" in first
+    assert "step 150:" in last
+    assert float(last.split("val ")[1].split()[0]) > 0.5  # dB; doing nothing gains 0
+
+
+@pytest.mark.parametrize("name", ["model"])
+def test_shipped_model_cleans_real_speech_and_leaves_good_speech_alone(name):
+    from evaluate import cleaner, gains, summary
+    from mixing import fixed_mixes
+    from streamflow_nodes.linear_rnn.model_file import read_model
+
+    if not DATA.exists():
+        pytest.skip("speech and noise are not in ../shared/data/audio")
+    model = read_model(SHIPPED / f"{name}.safetensors")
+    clean = cleaner(model)
+
+    gained = summary(gains(fixed_mixes(DATA, "val", 8, snrs_db=(0.0, 10.0)), clean))["gain"]
+    loud = summary(gains(fixed_mixes(DATA, "val", 24, 100, snrs_db=(20.0,)), clean))["gain"]
+
+    assert gained > 3.5
+    assert loud > -0.5
+    assert sum(tensor.size for tensor in model.tensors.values()) <= 300_000
