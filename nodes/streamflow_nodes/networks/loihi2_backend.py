@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .loihi2_network import Loihi2Emulator, Loihi2Error
+from .loihi2_devices import Device, EmulatorDevice
+from .loihi2_network import Loihi2Error
 from .nir_file import NetworkError
 from .quantise import KEY, Quantised, from_arrays, quantise
 from .rules import Rules
@@ -21,11 +22,14 @@ log = logging.getLogger("streamflow.loihi2")
 
 
 class Loihi2Backend:
-    """The emulator behind the interface that all back ends share: see `backend.Backend`.
+    """A device (the emulator) behind the interface of all back ends: see `backend.Backend`.
 
     A file that holds integers (`streamflow model quantise`) runs as they are. Another is quantised
     to 8 bits by its weights alone, and the results say so.
     """
+
+    def __init__(self, device: Device | None = None) -> None:
+        self._device: Device = EmulatorDevice() if device is None else device
 
     def load(self, wiring: Wiring, rules: Rules) -> None:
         """Get ready, at rest; Loihi2Error, with the unit and the value, for what does not fit."""
@@ -38,20 +42,23 @@ class Loihi2Backend:
             self._how = "quantised to 8 bits by the weights alone"
             log.info("loihi2: %s", self._how)
         self._wiring = wiring
-        self._emulator = Loihi2Emulator(self.quantised.network)
-        self._spiking = list(wiring.spiking)
-        self._warm_up()
+        self._spiking = [name for name in wiring.spiking if self._gives(name)]
+        self._device.load(self.quantised.network, self._asked())
 
-    def _warm_up(self) -> None:
-        self._emulator.step(np.zeros(int(np.prod(self.quantised.network.input_shape)), np.int32))
-        self._emulator.reset()
+    def _gives(self, name: str) -> bool:
+        """Whether the device gives that layer: Lava's outputs only, each is a process of its own."""
+        return self._device.name != "lava" or name in self.quantised.outputs.values()
+
+    def _asked(self) -> list[str]:
+        names = [*self._spiking, *self.quantised.outputs.values()]
+        return list(dict.fromkeys(names))
 
     def step(self, frame: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         """One step; spikes are 0 or 1, readouts in the float network's units."""
-        self._emulator.step(whole_numbers(frame))
+        self._device.step(whole_numbers(frame))
         units, out = self._wiring.units, {}
         for name in self._spiking:
-            sent = self._emulator.messages(name)
+            sent = self._device.messages(name)
             out[name] = sent.astype(np.float32).reshape(units[name].output_shape)
         for name, source in self.quantised.outputs.items():
             if source in out:
@@ -63,28 +70,29 @@ class Loihi2Backend:
     def membrane(self, name: str) -> NDArray[np.float32]:
         """The membrane in the float network's units: rest + scale * v."""
         scale, rest = self.quantised.scales[name], self.quantised.rests[name]
-        value = rest + scale * self._emulator.state(name, "v")
+        value = rest + scale * self._device.value(name)
         return value.astype(np.float32).reshape(self._wiring.units[name].output_shape)
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state."""
-        return self._emulator.snapshot()
+        return self._device.snapshot()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `snapshot` gave."""
-        self._emulator.restore(state)
+        self._device.restore(state)
 
     def results(self) -> dict[str, Any]:
-        """What answered: never a chip here."""
+        """What answered, with which integers, under which rules."""
         return {
             "backend": "loihi2",
-            "answered": "emulator",
+            "answered": self._device.name,
             "integers": self._how,
             "rules": self.quantised.rules.as_dict(),
         }
 
     def close(self) -> None:
-        """There is nothing to release."""
+        """Release the device."""
+        self._device.close()
 
 
 def whole_numbers(frame: NDArray[Any]) -> NDArray[np.int32]:

@@ -415,6 +415,25 @@ def _runs(
     return _RunTable(ends, runs[order].astype(np.int32), weights, delays)
 
 
+def matrix_of(network: Loihi2Network, connection: Connection) -> NDArray[np.int16]:
+    """The connection as a matrix of effective weights, (targets, sources) in NIR's order.
+
+    A way through overlapping pools adds up, and may leave what one weight can hold: Loihi2Error.
+    """
+    places = {p.name: places_of(p.shape) for p in network.populations}
+    table = _runs(network, connection, places)
+    target = network.population(connection.target)
+    size = int(np.prod(network.shape_of(connection.source)))
+    rows = np.zeros((size, target.size), np.int64)
+    for unit in range(size):
+        for first, weight, length in table.runs[table.ends[unit] : table.ends[unit + 1]]:
+            rows[unit, first : first + length] += table.weights[weight : weight + length]
+    if np.abs(rows).max(initial=0) > 256:
+        raise Loihi2Error(f"connection {connection.name}: pools overlap, and weights add up")
+    sources = np.arange(size) if connection.source == INPUT else places[connection.source]
+    return np.asarray(rows[sources][:, places[target.name]].T, np.int16)
+
+
 Runs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int16], NDArray[np.uint8]]
 
 
