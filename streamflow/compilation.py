@@ -21,6 +21,25 @@ class no_compilation:
             kernel._can_compile = True
 
 
+def load_compiled(kernel: Any) -> Iterator[None]:
+    """Load what Numba's cache has of a kernel for this machine, one signature at a time.
+
+    Nothing is compiled: an entry of another version of the kernel, or for another processor, is
+    left alone.
+    """
+    from numba.core.caching import FunctionCache
+
+    if not isinstance(kernel._cache, FunctionCache):  # made without `cache=True`
+        return
+    cache: Any = kernel._cache
+    machine = kernel.targetctx.codegen()
+    for key in list(cache._cache_file._load_index()):
+        signature = key[0]
+        if key == cache._index_key(signature, machine) and signature not in kernel.overloads:
+            kernel.compile(signature)  # finds it in the cache
+            yield
+
+
 def kernels_loaded() -> Iterator[Any]:
     """Every Numba kernel of the modules that node packages have loaded."""
     if "numba" not in sys.modules:

@@ -3,20 +3,29 @@
 The fork server is a small process without threads and without ZeroMQ. It loads what every worker
 needs and compiles one dummy kernel, so that the compiler is warm in every child. It also stands
 guard: when the supervisor dies, it kills the workers and removes the run's folder.
+
+Once the run has started, it loads what the successors of restartable processes will need, piece by
+piece while it has nothing else to do: the modules of their kinds, and their kernels out of Numba's
+cache. Only of packages whose `__init__` says `FORK_SAFE = True`: importing any of their modules
+starts no thread, because a fork with threads may copy a lock that nobody will ever release.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import select
 import shutil
 import signal
 import socket
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .compilation import kernels_loaded, load_compiled
 from .control import Control
+from .kinds import kinds, load_class
 from .worker import main as worker_main
 
 PRELOAD = ("numpy", "numba", "zmq", "msgspec", "logging")
@@ -37,6 +46,28 @@ def _dummy(x):  # type: ignore[no-untyped-def]  # Numba finds the types
     return x + 1.0
 
 
+def load_for_successors(wanted: Sequence[str]) -> Iterator[None]:
+    """Load what nodes of these kinds need before they open; each step is short.
+
+    RuntimeError when a module started a thread: what else it would load is better not loaded.
+    """
+    known = kinds()
+    for kind in wanted:
+        file = known[kind]
+        if getattr(importlib.import_module(file.package), "FORK_SAFE", False):
+            load_class(kind, file)
+            if len(os.listdir("/proc/self/task")) > 1:
+                raise RuntimeError(
+                    f"importing {file.module} starts a thread, though package {file.package} "
+                    "says FORK_SAFE = True; expected imports without threads: start it in open()"
+                )
+            yield
+    for kernel in list(kernels_loaded()):
+        yield from load_compiled(kernel)
+    gc.collect()
+    gc.freeze()
+
+
 class ForkServer:
     """Forks on demand, reports deaths, and kills everyone when the supervisor is gone."""
 
@@ -44,6 +75,7 @@ class ForkServer:
         self.control, self.supervisor = control, supervisor
         self.directory: Path | None = None
         self.children: set[int] = set()
+        self._loading: Iterator[None] | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> None:
@@ -55,7 +87,8 @@ class ForkServer:
             poll.register(fd, select.POLLIN)
         self.control.send("preloaded", pid=os.getpid())
         while self.control.open:
-            poll.poll(5000)  # ms; only bounds how long a lost SIGCHLD could go unnoticed
+            # the milliseconds only bound how long a lost SIGCHLD could go unnoticed
+            poll.poll(5000 if self._loading is None else 0)
             self._drain_wake()
             self._reap()
             for message in self.control.receive():
@@ -63,9 +96,24 @@ class ForkServer:
                     self.directory = Path(message["directory"])
                 elif message["op"] == "fork":
                     self._fork(message["process"], message["incarnation"], message["path"])
+                elif message["op"] == "load":
+                    self._loading = load_for_successors(message["kinds"])
+            self._load_more()
         self._kill_everyone()
         if os.getppid() != self.supervisor and self.directory is not None:
             shutil.rmtree(self.directory, ignore_errors=True)  # it was killed and left its folder
+
+    def _load_more(self) -> None:
+        if self._loading is None:
+            return
+        try:
+            next(self._loading)
+        except StopIteration:
+            self._loading = None
+            self.control.send("loaded", why="")
+        except Exception as error:  # whatever a module does when it is imported: only slower then
+            self._loading = None
+            self.control.send("loaded", why=f"{type(error).__name__}: {error}")
 
     def _fork(self, process: str, incarnation: int, path: str) -> None:
         me = os.getpid()

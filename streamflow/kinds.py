@@ -89,9 +89,12 @@ def class_name(kind: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in kind.split("_"))
 
 
-def node_class(kind: str) -> type[Node[Any]]:
-    """The class behind a kind; imports only its module. GraphError says why when it cannot."""
-    file = kinds().get(kind)
+def node_class(kind: str, known: dict[str, KindFile] | None = None) -> type[Node[Any]]:
+    """The class behind a kind; imports only its module. GraphError says why when it cannot.
+
+    `known` is what `kinds()` gave, for many at once: it reads every kind's file.
+    """
+    file = (kinds() if known is None else known).get(kind)
     if file is None:
         raise GraphError([WholeFault(kind, 0, "unknown node kind")])
     return load_class(kind, file)

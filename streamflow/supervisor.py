@@ -313,6 +313,8 @@ class Supervisor:
             process = self.processes[message["process"]]
             if process.incarnation == message["incarnation"]:
                 process.pid = message["pid"]
+        elif message["op"] == "loaded" and message["why"]:
+            log.warning("restarts will be slower: %s", message["why"])
         elif message["op"] == "exited":
             for process in self.processes.values():
                 if process.pid == message["pid"]:
@@ -444,6 +446,22 @@ class Supervisor:
                 process.incarnation = process.restarts
                 self._launch(process)
 
+    def _prepare_successors(self) -> None:
+        """Have the fork server load what a restart would wait for, now that nothing waits for it.
+
+        Not where nobody is restarted, and not before: at the start, processes load side by side.
+        """
+        wanted = [
+            self.graph.nodes[node].kind
+            for process in self.processes.values()
+            if process.spec.restart.when != "never"
+            and process.remote is None
+            and process.spec.python is None
+            for node in process.spec.nodes
+        ]
+        if wanted and self._fork_server is not None:
+            self._fork_server.control.send("load", kinds=list(dict.fromkeys(wanted)))
+
     def _fork_environment(self) -> dict[str, str]:
         return self._fork_server.environment if self._fork_server is not None else {}
 
@@ -523,6 +541,7 @@ class Supervisor:
                 return
             self.started_at, self.ready_s = now, now - self.began
             self._moved = (0, now)
+            self._prepare_successors()
         if self._closing:
             for process in everyone:
                 if process.phase == "ready" and process.control is not None:

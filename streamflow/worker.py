@@ -33,7 +33,7 @@ from .control import PROTOCOL, Control, Message
 from .dead_letters import keep
 from .edge import ENDED, NEVER
 from .errors import NodeError, StreamflowError
-from .kinds import node_class
+from .kinds import kinds, node_class
 from .memory import Board, Histogram, Segment, Vault, decode_state, encode_state
 from .metrics import FAULTS, NODE, VERBS, Layout
 from .network import Gate, Joiner, Keys, Listener, Security
@@ -137,10 +137,11 @@ class Worker:
         self.board.say(Board.INCARNATION, self.incarnation)
 
     def _make_nodes(self) -> None:
+        known = kinds()
         for words in self.plan["nodes"]:
             name, kind = words["name"], words["kind"]
             try:
-                node = node_class(kind)(words["settings"], name=name)
+                node = node_class(kind, known)(words["settings"], name=name)
             except StreamflowError:
                 raise
             except Exception as error:
@@ -629,10 +630,14 @@ class Worker:
                     node.name, f"{times} dead letters (limits: dead_letters)", kind=runner.kind,
                     span=f"on_{input_}",
                 ) from error  # fmt: skip
-            path = keep(
-                self.plan["graph"], node.name, runner.kind, input_, runner.packets_in, packet,
-                _say(error), "".join(traceback.format_exception(error)),
-            )  # fmt: skip
+            try:
+                path = keep(
+                    self.plan["graph"], node.name, runner.kind, input_, runner.packets_in, packet,
+                    _say(error), "".join(traceback.format_exception(error)),
+                )  # fmt: skip
+            except OSError as why:
+                what = f"cannot keep a dead letter: {why}; make room, or use skip_and_count"
+                raise self._node_error(runner, f"on_{input_}", NodeError(node.name, what)) from why
             where = f"kept in {path}"
         if times in (1, 10, 100) or times % 1000 == 0:
             node.log.warning(
