@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamflow_nodes.processors.level import Level
@@ -17,7 +18,9 @@ from streamflow.errors import NodeError
 from streamflow.testing import drive
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 from audio_packets import cut, in_two_lives, noise, packet, seen
+from runs import Run
 
 sizes = st.lists(st.integers(0, 60), min_size=1, max_size=4).filter(any)
 
@@ -93,6 +96,9 @@ def test_a_set_gain_adds_sample_to_sample_however_they_come(sizes, other, shift,
     low, high = max(10, shift), min(210, shift + 150)
     expected[low - 10 : high - 10] += np.float32(10**-0.3) * below[low - shift : high - shift]
     assert np.array_equal(out.items("mixed"), expected)
+    assert np.array_equal(out.items("truth"), speech)
+    spans = [[(p.start, p.stop, p.data.first) for p in out[port]] for port in ("mixed", "truth")]
+    assert spans[0] == spans[1]
     assert out["mixed"][0].data.first == 10
     assert out.faults["noise_missing"] == 200 - (high - low)
 
@@ -170,3 +176,50 @@ def test_a_picture_shows_two_sounds_and_is_the_same_after_a_restart(tmp_path):
     ]
     assert is_bright[0].sum() > 10 * is_bright[1].sum()
     assert alone.shape[0] < whole.shape[0]
+
+
+CHAIN = """
+name: chain
+nodes:
+  speech: {kind: audio_file, settings: {path: speech.wav, block_size: 300}}
+  noise: {kind: audio_file, settings: {path: noise.wav, block_size: 1000}}
+  noisy: {kind: mix, inputs: {speech: speech.samples, noise: noise.samples}, settings: {snr: 5}}
+  blocks: {kind: reblock, inputs: {samples: noisy.mixed}, settings: {block_size: 160}}
+  spectra: {kind: stft, inputs: {samples: blocks.blocks}}
+  back: {kind: istft, inputs: {spectra: spectra.spectra}, settings: {rate: 16000}}
+  up: {kind: resample, inputs: {samples: back.samples}, settings: {rate: 44100}}
+  down: {kind: resample, inputs: {samples: up.resampled}, settings: {rate: 16000}}
+  loudness: {kind: level, inputs: {samples: down.resampled}}
+  rows: {kind: csv_file, inputs: {rows: loudness.levels}, settings: {path: levels.csv}}
+  whole:
+    kind: audio_scorer
+    inputs: {enhanced: back.samples, clean: noisy.mixed}
+  score:
+    kind: audio_scorer
+    inputs: {enhanced: down.resampled, clean: noisy.truth, noisy: noisy.mixed}
+processes:
+  one: {nodes: [speech, noise, noisy]}
+  two: {nodes: [blocks, spectra, back, up, down, loudness]}
+  three: {nodes: [rows, whole, score]}
+"""
+
+
+def test_a_chain_in_processes_gives_every_sample_back_in_its_place(tmp_path):
+    voice = tone(32_001, 0.3, cycles=9)
+    soundfile.write(tmp_path / "speech.wav", voice, 16000, "FLOAT")
+    soundfile.write(tmp_path / "noise.wav", noise(40_000), 16000, "FLOAT")
+
+    run = Run(tmp_path, CHAIN)
+
+    assert run.end() == 0, run.err
+    results = run.report["results"]
+    assert results["whole"]["samples"] == results["score"]["samples"] == 32_001
+    assert results["whole"]["left_out"] == {"enhanced": 0, "clean": 0}
+    assert results["whole"]["enhanced"]["si_snr_db"] > 120  # float32, there and back
+    assert results["score"]["noisy"]["si_snr_db"] == pytest.approx(5, abs=0.3)
+    assert results["score"]["enhanced"]["delay_samples"] == 0
+    # what is lost to the two filters is noise above 7.3 kHz
+    assert 0 < results["score"]["improvement"]["si_snr_db"] < 1
+    assert results["loudness"]["samples"] == 32_001
+    assert len((tmp_path / "levels.csv").read_text().splitlines()) == 1 + 21
+    assert not any(sum(node["faults"].values()) for node in run.report["nodes"].values())

@@ -33,9 +33,10 @@ class MixSettings(Settings, frozen=True, kw_only=True):
 class Mix(Node[MixSettings]):
     """Speech + noise, sample by sample of the same index; as long as the speech.
 
-    The speech passes as it is, so that it remains the truth to score against, and the noise is
-    raised or lowered. With `gain` samples leave as soon as both inputs have them. With `snr` the
-    noise's gain is
+    The speech passes as it is, and the noise is raised or lowered. `truth` is the speech again,
+    packet for packet with `mixed`: to score against, where the source's own samples would have to
+    wait for what is held back here. With `gain` samples leave as soon as both inputs have them.
+    With `snr` the noise's gain is
 
         g = sqrt(sum speech^2 / sum noise^2) 10^(-snr / 20)
 
@@ -57,6 +58,7 @@ class Mix(Node[MixSettings]):
     speech = In(Samples)
     noise = In(Samples)
     mixed = Out(Samples)
+    truth = Out(Samples)
     faults = (*FAULTS, "noise_missing")
 
     def open(self) -> None:
@@ -169,7 +171,8 @@ class Mix(Node[MixSettings]):
         first, stream, gain = self._speech.first, self._speech.stream, self._gain
         if end <= first or gain is None:
             return
-        mixed = self._speech.get(first, end).copy()
+        truth = self._speech.get(first, end).copy()
+        mixed = truth.copy()
         low, high = max(first, self._noise.first), min(end, self._noise.stream.next)
         if low < high and self._noise.stream.has_begun:
             mixed[low - first : high - first] += np.float32(gain) * self._noise.get(low, high)
@@ -180,7 +183,9 @@ class Mix(Node[MixSettings]):
         self._speech.drop(end)
         self._noise.drop(end)
         self._hold()
-        yield self.mixed(Samples(mixed, stream.rate, first), stream.time(first), stream.time(end))
+        start, stop = stream.time(first), stream.time(end)
+        yield self.mixed(Samples(mixed, stream.rate, first), start, stop)
+        yield self.truth(Samples(truth, stream.rate, first), start, stop)
 
     def _hold(self) -> None:
         if self._speech.stream.has_begun:

@@ -48,7 +48,7 @@ class AudioScorer(Node[AudioScorerSettings]):
 
         scores:
           kind: audio_scorer
-          inputs: {enhanced: denoise.samples, clean: speech.samples, noisy: mix.mixed}
+          inputs: {enhanced: denoise.samples, clean: mix.truth, noisy: mix.mixed}
           settings: {measures: [pesq, stoi, dnsmos]}
     """  # fmt: skip
 

@@ -58,7 +58,8 @@ class SpectrogramPlot(Node[SpectrogramPlotSettings]):
 
     def open(self) -> None:
         try:
-            import matplotlib.figure  # noqa: F401  # heavy: loaded before any data flows
+            # a page that nobody sees: loading matplotlib and its fonts takes longer than drawing
+            _draw([_Panel("", np.zeros((1, 1), np.float32), 0, 1, 1)], "", 1, 10)
         except ImportError as error:
             raise NodeError(
                 self.name, "needs matplotlib: pip install 'streamflow-neuro[cytometry]'"
@@ -196,7 +197,9 @@ def _draw(panels: list[_Panel], title: str, span: int, dpi: int) -> bytes:
 
     loudest = max(float(panel.levels.max()) for panel in panels)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 0.6 + 2.6 * len(panels)), layout="constrained")
+        height = 0.9 + 2.5 * len(panels)  # inches; a layout engine would draw everything twice
+        figure = Figure(figsize=(9, height))
+        figure.subplots_adjust(0.07, 0.5 / height, 1.02, 1 - 0.5 / height, hspace=0.2)
         FigureCanvasAgg(figure)
         figure.suptitle(title)
         axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
@@ -209,7 +212,7 @@ def _draw(panels: list[_Panel], title: str, span: int, dpi: int) -> bytes:
             axis.set_title(panel.name)
             axis.set_ylabel("frequency (kHz)")
         axes[-1].set_xlabel("stream time (s)")
-        figure.colorbar(picture, ax=list(axes), label="level (dB below full scale)")
+        figure.colorbar(picture, ax=list(axes), pad=0.02, label="level (dB of full scale)")
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=dpi)
     return content.getvalue()
