@@ -85,11 +85,20 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return told
 
 
+def parameters(model: Model) -> int:
+    """Numbers that the file stores of the network in floating point."""
+    return sum(
+        int(tensor.size)
+        for name, tensor in model.tensors.items()
+        if not name.startswith("fixed_point.")
+    )
+
+
 def size(model: Model) -> dict[str, int]:
     """Stored numbers, products of a frame (weights that are not 0), and neuron operations."""
     used = sum(weights(layer)[1] for layer in model.layers)
     return {
-        "parameters": sum(int(tensor.size) for tensor in model.tensors.values()),
+        "parameters": parameters(model),
         "products": used,
         "neurons": sum(neurons(layer) for layer in model.layers),
     }

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Writes a trained checkpoint as a model file that the nodes run without torch.
 
-    python examples/denoise/export.py dense.pt graphs/denoise/model.safetensors
+    python examples/denoise/export.py dense.pt graphs/denoise/model.safetensors --calibrate DIR
 
-The features' mean and deviation are folded into the encoder; batch norms are stored as they are
-and folded, exactly, when the file is read (`streamflow_nodes.linear_rnn.model_file`).
+The features' mean and deviation are folded into the encoder; batch norms are stored as they are and
+folded, exactly, when the file is read (`streamflow_nodes.linear_rnn.model_file`). With
+`--calibrate` (the folder of train.py) the file also holds the network in fixed point, w8a16 and
+w8a8, its activations given the range that they have in 24 mixes of the train split.
 """
 
 from __future__ import annotations
@@ -15,10 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from network import FLOOR, HOP, NEAR_ZERO, WINDOW, Network, Shape
+from mixing import fixed_mixes
+from network import FLOOR, HOP, NEAR_ZERO, WINDOW, Network, Shape, features_of, spectra
 from numpy.typing import NDArray
+from streamflow_nodes.linear_rnn.fixed_point import quantised
 from streamflow_nodes.linear_rnn.model_file import Model, write_model
 
+CALIBRATION_MIXES, CALIBRATION_SEED = 24, 7
 ABOUT = {
     "what": "speech out of noise, 16 kHz, one channel",
     "trained_on": "LibriSpeech train-clean-100 (201 readers, 42.5 min; V. Panayotov and others, "
@@ -78,8 +83,15 @@ def tensors_of(network: Network) -> dict[str, NDArray[np.float32]]:
     return {name: value.numpy().astype(np.float32) for name, value in tensors.items()}
 
 
-def export(network: Network, path: Path, about: dict[str, str]) -> Model:
-    """Writes the model file and returns what it holds."""
+def calibration(network: Network, data: Path) -> NDArray[np.float32]:
+    """Features of noisy speech at the levels and SNRs that mixes have, (frames, inputs)."""
+    mixes = fixed_mixes(data, "train", CALIBRATION_MIXES, CALIBRATION_SEED, seconds=3.0)
+    waves = torch.stack([torch.from_numpy(mix.noisy) for mix in mixes])
+    return features_of(spectra(waves), network.shape.low).flatten(0, 1).numpy()
+
+
+def export(network: Network, path: Path, about: dict[str, str], data: Path | None = None) -> Model:
+    """Writes the model file, in fixed point too where there is `data`; returns what it holds."""
     recurrent = [
         {"type": "s5", "name": f"s5.{number}", "norm": "batch", "norm_epsilon": layer.norm.eps}
         for number, layer in enumerate(network.layers)
@@ -89,8 +101,13 @@ def export(network: Network, path: Path, about: dict[str, str]) -> Model:
         *recurrent,
         {"type": "dense", "name": "decoder", "activation": "none"},
     ]
+    tensors, end, text = tensors_of(network), front_end(network.shape), ABOUT | about
+    model = write_model(path, layers, tensors, front_end=end, about=text)
+    if data is None:
+        return model
+    fixed_point, integers = quantised(model, calibration(network, data))
     return write_model(
-        path, layers, tensors_of(network), front_end=front_end(network.shape), about=ABOUT | about
+        path, layers, tensors | integers, front_end=end, about=text, fixed_point=fixed_point
     )
 
 
@@ -99,9 +116,10 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("model", type=Path)
     parser.add_argument("--about", default="", help="a remark to store, such as what was measured")
+    parser.add_argument("--calibrate", type=Path, metavar="DIR", help="add fixed point")
     options = parser.parse_args()
     about = {"remark": options.about} if options.about else {}
-    model = export(load_network(options.checkpoint), options.model, about)
+    model = export(load_network(options.checkpoint), options.model, about, options.calibrate)
     print(f"{options.model}: {model.inputs} -> {model.outputs}, {options.model.stat().st_size} B")
 
 
