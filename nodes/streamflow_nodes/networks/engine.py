@@ -121,7 +121,8 @@ class State:
         """Steps from `begin` on: steps of `ends` done, the records, cells that are no inputs.
 
         `cells` (n,) int64, places of the input that are not 0, step after step; `ends` (steps,)
-        int64, where in `cells` each step ends; `values` (n,) what they give, or None: 1 each.
+        int64, where in `cells` each step ends; `values` (n,) of the state's type, what they give,
+        or None: 1 each. All contiguous and writable, which is one type for Numba.
         Records are (rows, 4) float64: step, number of the point, place in NIR's order, value; a
         view that the next call writes over. When fewer steps are done than there are, call again
         with that as `begin`.
@@ -185,12 +186,8 @@ def warm_up(precision: Precision = "single") -> None:
     graph = nir.NIRGraph.from_list(
         nir.Input(np.array([1])), nir.Affine(one[:, None], one), nir.IF(one, one)
     )
-    for _ in range(1):
-        state = State(compile_network(wire(graph), Rules(), watch=["if"], precision=precision))
-        state.run(np.zeros(1, np.int64), np.ones(1, np.int64))
-        cells, ends = np.zeros(1, np.int64), np.ones(1, np.int64)
-        cells.flags.writeable = ends.flags.writeable = False
-        state.run(cells, ends)
+    state = State(compile_network(wire(graph), Rules(), watch=["if"], precision=precision))
+    state.run(np.zeros(1, np.int64), np.ones(1, np.int64))
 
 
 # --- the compiler ---------------------------------------------------------------------------------
