@@ -20,6 +20,9 @@ from ..audio_formats import sound_library
 
 EXACT = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"}
 """Formats in which libsndfile jumps to any frame exactly; others are decoded up to it."""
+# Frames read at a time, at least: soundfile seeks after each read, which FLAC pays for. What could
+# be decoded of a read that meets damage is lost with it.
+READ = 1024
 PROMISE = re.compile(r"data : (\d+) \(should be (\d+)\)")  # libsndfile's log of a cut WAV file
 UNKNOWN = 1 << 31  # bytes: what a program promises that writes a WAV file to a pipe
 
@@ -132,25 +135,26 @@ class AudioFile(Node[AudioFileSettings]):
         done = self._given
         if done + self.settings.first:
             self._skip(self.settings.first + done)
-        is_empty = not done
+        size, is_empty = self.settings.block_size, not done
         while not self._closed:
-            block = self._read()
-            if not len(block) and not is_empty:
+            frames = self._read(size * -(-READ // size))
+            if not len(frames) and not is_empty:
                 break
-            yield self._mixed(block)  # an empty file's first block is empty
-            if not len(block):
+            frames = self._mixed(frames)
+            for at in range(0, max(1, len(frames)), size):
+                yield frames[at : at + size]  # an empty file's first block is empty
+            if not len(frames):
                 break
             is_empty = False
         if not self._laps:
             self._count_truncated()
 
-    def _read(self, most: int | None = None) -> Frames:
+    def _read(self, size: int) -> Frames:
         """The next frames, (n, channels) float32, fresh; none at the end, or at damage."""
         with self._using:
             if self._closed:
                 return np.empty((0, self._in_file), np.float32)
             try:
-                size = most or self.settings.block_size
                 return np.asarray(self._file.read(size, dtype="float32", always_2d=True))
             except self._library.LibsndfileError as error:
                 self.log.warning(
