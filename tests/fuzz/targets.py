@@ -196,6 +196,34 @@ def _message_seeds() -> list[bytes]:
     ]
 
 
+def _unpack_events() -> Callable[[bytes], bool]:
+    from streamflow.packing import EVENTS8, unpack
+
+    def try_one(data: bytes) -> bool:
+        nbytes = int.from_bytes(data[:4], "little")
+        try:
+            raw = unpack(EVENTS8, data[4:], nbytes)
+        except PacketError:
+            return False
+        assert raw.nbytes == nbytes
+        assert raw.nbytes < 2 * len(data)
+        return True
+
+    return try_one
+
+
+def _packed_event_seeds() -> list[bytes]:
+    from streamflow.packing import pack_events
+
+    seeds = []
+    for count in (2, 40):
+        array = _events(count)
+        packed = pack_events(array.tobytes())
+        assert packed is not None
+        seeds.append(array.nbytes.to_bytes(4, "little") + packed)
+    return seeds
+
+
 def _read_control() -> Callable[[bytes], bool]:
     def try_one(data: bytes) -> bool:
         ours, theirs = socket.socketpair()
@@ -533,6 +561,62 @@ def _nir_seeds() -> list[bytes]:
     return seeds
 
 
+def _read_any_nir() -> Callable[[bytes], bool]:
+    from streamflow_nodes.networks.nir_file import NetworkError
+    from streamflow_nodes.networks.wiring import read_network
+
+    path = folder() / "any.nir"
+
+    def try_one(data: bytes) -> bool:
+        path.write_bytes(data)
+        try:
+            read_network(path)
+        except NetworkError as error:
+            return _refused(error, path)
+        return True
+
+    return try_one
+
+
+def _read_linear_rnn() -> Callable[[bytes], bool]:
+    from streamflow_nodes.linear_rnn.model_file import read_model
+
+    path = folder() / "model.safetensors"
+
+    def try_one(data: bytes) -> bool:
+        path.write_bytes(data)
+        try:
+            model = read_model(path)
+        except DeviceError as error:
+            return _refused(error, path)
+        assert model.outputs > 0
+        return True
+
+    return try_one
+
+
+def _linear_rnn_seeds() -> list[bytes]:
+    from streamflow_nodes.linear_rnn.model_file import write_model
+
+    half, one = np.full(2, 0.5, np.float32), np.ones((3, 3), np.float32)
+    recurrent = {
+        "lambda_re": -half, "lambda_im": half, "dt": half, "B_re": np.ones((2, 3), np.float32),
+        "B_im": np.ones((2, 3), np.float32), "C_re": np.ones((3, 2), np.float32),
+        "C_im": np.ones((3, 2), np.float32), "D": np.ones(3, np.float32), "gate.weight": one,
+        "gate.bias": np.zeros(3, np.float32),
+    }  # fmt: skip
+    layers = [
+        {"type": "dense", "name": "encoder", "activation": "relu"},
+        {"type": "s5", "name": "s5", "norm": "none", "gate": "half1", "skip": True},
+        {"type": "dense", "name": "decoder", "activation": "none"},
+    ]
+    tensors = {"encoder.weight": one, "decoder.weight": np.diag(np.ones(3, np.float32))}
+    tensors |= {f"s5.{name}": array for name, array in recurrent.items()}
+    path = folder() / "seed.safetensors"
+    write_model(path, layers, tensors)
+    return [path.read_bytes()]
+
+
 def _read_model() -> Callable[[bytes], bool]:
     from streamflow_nodes.classifiers.count_classifier import CountClassifier
 
@@ -640,6 +724,7 @@ TARGETS = {
         Target("packet", _read_packet, _packet_seeds),
         Target("packet description", _read_description, _description_seeds),
         Target("greeting and credits", _read_message, _message_seeds),
+        Target("events in 8 bytes", _unpack_events, _packed_event_seeds),
         Target("control messages", _read_control, _control_seeds),
         Target("YAML", _read_yaml, _yaml_seeds),
         Target("graph check", _read_graph, _graph_seeds),
@@ -657,6 +742,8 @@ TARGETS = {
         Target("truth (CSV)", _read_truth, _truth_seeds),
         Target("particle rows", _score_rows, _row_seeds),
         Target("model (NIR)", _read_nir, _nir_seeds, ours=False),
+        Target("any network (NIR)", _read_any_nir, _nir_seeds, ours=False),
+        Target("linear RNN (safetensors)", _read_linear_rnn, _linear_rnn_seeds, ours=False),
         Target("AEDAT4", _read_recording(".aedat4"), lambda: [_recorded("aedat4")], ours=False),
         Target("HDF5", _read_recording(".h5"), _hdf5_seeds, ours=False),
         Target("Parquet", _read_recording(".parquet"), _parquet_seeds, ours=False),
