@@ -23,6 +23,8 @@ class SpectrogramPlotSettings(FullDiskSettings, frozen=True, kw_only=True):
 
     path: OutputPath
     title: str = ""
+    names: tuple[str, str] = ("before", "after")
+    """What stands above the two spectrograms; one alone has none."""
     size: Positive = 512
     """Samples in a frame."""
     hop: Positive = 128
@@ -59,7 +61,7 @@ class SpectrogramPlot(Node[SpectrogramPlotSettings]):
     def open(self) -> None:
         try:
             # a page that nobody sees: loading matplotlib and its fonts takes longer than drawing
-            _draw([_Panel("", np.zeros((1, 1), np.float32), 0, 1, 1)], "", 1, 10)
+            _draw([_Panel(np.zeros((1, 1), np.float32), 0, 1, 1)], ("",), "", 1, 10)
         except ImportError as error:
             raise NodeError(
                 self.name, "needs matplotlib: pip install 'streamflow-neuro[cytometry]'"
@@ -111,7 +113,8 @@ class SpectrogramPlot(Node[SpectrogramPlotSettings]):
         panels = [picture.panel() for picture in self._pictures.values() if picture.frames]
         if not panels:
             return
-        page = _draw(panels, self.settings.title, self.settings.range, self.settings.dpi)
+        names = self.settings.names if len(panels) == 2 else ("",)
+        page = _draw(panels, names, self.settings.title, self.settings.range, self.settings.dpi)
         place = put_file(self.settings.path, self.settings, page, self.name)
         self.fault_counts["not_written"] = int(place is None)
         self._drawn = self.settings.path if place is None else str(place)
@@ -120,7 +123,6 @@ class SpectrogramPlot(Node[SpectrogramPlotSettings]):
 class _Panel(NamedTuple):
     """One spectrogram: levels (columns, frequencies) in dB, seconds and Hz that it covers."""
 
-    name: str
     levels: NDArray[np.float32]
     start: float
     stop: float
@@ -159,7 +161,7 @@ class _Picture:
         start = samples.start / 1e6 - (self._frames.size / 2 - self._frames.hop) / samples.rate
         seconds = self.frames * self._frames.hop / samples.rate
         levels = decibels(self._sums[:count] / frames[:, None], -150.0)
-        return _Panel(self._port, levels, start, start + seconds, samples.rate / 2)
+        return _Panel(levels, start, start + seconds, samples.rate / 2)
 
     def snapshot(self) -> dict[str, Any]:
         sums = self._sums[: -(-self.frames // self._stride)].copy()
@@ -189,7 +191,7 @@ class _Picture:
         self._stride *= 2
 
 
-def _draw(panels: list[_Panel], title: str, span: int, dpi: int) -> bytes:
+def _draw(panels: list[_Panel], names: tuple[str, ...], title: str, span: int, dpi: int) -> bytes:
     """The page as a PNG."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -203,13 +205,13 @@ def _draw(panels: list[_Panel], title: str, span: int, dpi: int) -> bytes:
         FigureCanvasAgg(figure)
         figure.suptitle(title)
         axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
-        for axis, panel in zip(axes, panels, strict=True):
+        for axis, panel, name in zip(axes, panels, names, strict=True):
             picture = axis.imshow(
                 panel.levels.T, origin="lower", aspect="auto", cmap="magma",
                 vmin=loudest - span, vmax=loudest, interpolation="nearest",
                 extent=(panel.start, panel.stop, 0, panel.highest / 1000),
             )  # fmt: skip
-            axis.set_title(panel.name)
+            axis.set_title(name)
             axis.set_ylabel("frequency (kHz)")
         axes[-1].set_xlabel("stream time (s)")
         figure.colorbar(picture, ax=list(axes), pad=0.02, label="level (dB of full scale)")
