@@ -312,8 +312,18 @@ def run(
 
 
 def shape_into(nodes: dict[str, Any], edges: list[tuple], name: str) -> tuple[int, ...]:
-    """The shape of what reaches a node, from what NIR's own inference wrote into it."""
-    known = nodes[name].input_type["input"]
-    if known is None:
-        (known,) = {tuple(nodes[a].output_type["output"]) for a, b in edges if b == name}
-    return tuple(int(n) for n in known)
+    """The shape of what reaches a node."""
+    node = nodes[name]
+    if isinstance(node, nir.Affine | nir.Linear):
+        return (node.weight.shape[-1],)
+    if isinstance(node, nir.Conv1d | nir.Conv2d):  # nir itself takes the groups for one
+        channels = node.weight.shape[1] * int(node.groups)
+        return (channels, *np.reshape(node.input_shape, -1).tolist())
+    for parameter in ("r", "scale", "threshold", "delay"):
+        if hasattr(node, parameter):
+            return np.shape(getattr(node, parameter))
+    if isinstance(node, nir.Input) and not any(b == name for _, b in edges):
+        return tuple(int(n) for n in node.input_type["input"])
+    before = min(a for a, b in edges if b == name)
+    into = np.zeros(shape_into(nodes, edges, before))
+    return np.shape(stateless(into, nodes[before]))

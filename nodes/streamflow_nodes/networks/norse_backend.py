@@ -5,9 +5,8 @@ asked with `norse.torch.from_nir`, in float32 and unbatched. Its importer, versi
 of NIR and leaves out parameters without saying so; those networks are refused here, each with the
 unit, instead of being run as something else.
 
-One thing is left as Norse has it, because what Norse gives is the point: the bias of a connection
-in a cycle counts from the second step on, not from the first (`nirtorch` has nothing for a
-recurrent input before there is an output).
+What a connection in a cycle gives in the first step is `rules.recurrent_start`: Norse by itself has
+`nothing` (`nirtorch` knows no output to take yet); for `bias` it is given the connection's bias.
 """
 
 from __future__ import annotations
@@ -113,6 +112,7 @@ class NorseBackend:
             )  # fmt: skip
         self._check_order()
         self._input, self._output = wiring.only_input(), wiring.only_output()
+        self._begin = self._seeds() if rules.recurrent_start == "bias" else {}
         self._state: Any = None
         self._rest = self._resting()
 
@@ -160,6 +160,19 @@ class NorseBackend:
             source, target = unit.inputs[0].source, source
         return True
 
+    def _seeds(self) -> dict[str, Any]:
+        """What connections that are fed by recurrent edges alone give before there are spikes."""
+        torch = self._torch
+        seeds: dict[str, Any] = {}
+        for name, unit in self._wiring.units.items():
+            direct = [self._names[link.source] for link in unit.inputs if not link.recurrent]
+            if unit.is_neuron or not unit.inputs or any(source not in seeds for source in direct):
+                continue
+            into = sum((seeds[source] for source in direct), torch.zeros(unit.input_shape))
+            with torch.no_grad():
+                seeds[self._names[name]] = getattr(self._network, self._names[name])(into)
+        return seeds
+
     def _resting(self) -> dict[str, Any]:
         """V of every unit of neurons before the first step."""
         torch, units = self._torch, self._wiring.units
@@ -175,10 +188,18 @@ class NorseBackend:
         # a copy: what arrives may be read-only, which torch warns of
         x = torch.tensor(np.asarray(frame, np.float32).reshape(self._input.output_shape).copy())
         with torch.no_grad():
-            given, self._state = self._network(x, self._state)
+            given, self._state = self._network(x, self._before())
         out = {name: self._cached(name) for name in self._wiring.spiking}
         out[self._output.name] = given.numpy().reshape(self._output.output_shape).copy()
         return out
+
+    def _before(self) -> Any:
+        """The state of the last step; None, or what is seeded, before the first."""
+        if self._state is not None or not self._begin:
+            return self._state
+        from nirtorch.graph_executor import GraphExecutorState
+
+        return GraphExecutorState({}, dict(self._begin))
 
     def _cached(self, name: str) -> NDArray[np.float32]:
         value: NDArray[np.float32] = self._state.cache[self._names[name]].numpy()
@@ -239,7 +260,6 @@ class NorseBackend:
             "version": version("norse"),
             "torch": version("torch"),
             "rules": self._rules.as_dict(),
-            "note": "biases of connections in a cycle count from the second step on",
         }
 
     def close(self) -> None:
