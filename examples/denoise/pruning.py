@@ -5,6 +5,10 @@ of their weights by the rule of Erdos, Renyi and kernels (U. Evci and others, 20
 to (rows + columns) / (rows * columns). Gradients go straight through to weights that are zero, so
 that they may come back, as in the recipes of A. Pierro, S. Abreu and others (2025). The two parts
 of an input weight of a complex state go together: discretisation mixes them.
+
+Where bits are given, what the forward pass sees is rounded to them as well, one power of two for
+each row, gradients straight through (Y. Bengio and others, 2013): so that a network is used to it
+before it is put into fixed point. The file's integers are made of folded weights: not these.
 """
 
 from __future__ import annotations
@@ -22,8 +26,8 @@ FROZEN_FROM = 0.7  # of the training: from there on the same weights stay zero
 class Pruning:
     """The masks of a network's matrices; all of them are kept at first."""
 
-    def __init__(self, network: Network, final: float) -> None:
-        self.final = final
+    def __init__(self, network: Network, final: float, bits: int = 0) -> None:
+        self.final, self.bits = final, bits
         self.weights = {
             name: value for name, value in network.named_parameters() if value.ndim == 2
         }
@@ -55,10 +59,12 @@ class Pruning:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the weights are masked; after it they are what they were."""
+        """Inside, the weights are masked and rounded; after it they are what they were."""
         kept = {name: weight.data for name, weight in self.weights.items()}
         for name, weight in self.weights.items():
             weight.data = weight.data * self.masks[name]
+            if self.bits:
+                weight.data = rounded(weight.data, self.bits)
         try:
             yield
         finally:
@@ -77,6 +83,13 @@ class Pruning:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.masks = {name: mask.float() for name, mask in state.items()}
+
+
+def rounded(weight: Tensor, bits: int) -> Tensor:
+    """The nearest multiples of a power of two for each row that `bits` with a sign can say."""
+    largest = weight.abs().amax(1, keepdim=True)
+    step = torch.exp2(torch.ceil(torch.log2(largest / (2 ** (bits - 1) - 1))))
+    return torch.where(largest > 0, torch.round(weight / step) * step, weight)
 
 
 def _largest(weight: Tensor, density: float, complex_pairs: bool) -> Tensor:

@@ -221,6 +221,23 @@ def test_pruning_leaves_the_share_asked_for_and_takes_complex_pairs_together():
         assert torch.equal(value, before[name])  # a weight may come back
 
 
+def test_rounded_weights_are_whole_steps_of_a_power_of_two_and_nearest():
+    import torch
+    from pruning import rounded
+
+    weight = torch.randn(5, 40, generator=torch.manual_seed(7)) * torch.logspace(-3, 3, 5)[:, None]
+    weight[2] = 0
+
+    near = rounded(weight, 8)
+
+    assert not near[2].any()
+    for row, other in zip(weight[[0, 1, 3, 4]], near[[0, 1, 3, 4]], strict=True):
+        step = 2.0 ** np.ceil(np.log2(float(row.abs().max()) / 127))
+        assert torch.equal(other / step, torch.round(other / step))
+        assert float((other / step).abs().max()) <= 127
+        assert float((row - other).abs().max()) <= step / 2
+
+
 def test_short_training_removes_noise_and_goes_on_from_its_checkpoint(data, tmp_path):
     checkpoint = tmp_path / "small.pt"
 
@@ -233,7 +250,7 @@ def test_short_training_removes_noise_and_goes_on_from_its_checkpoint(data, tmp_
         return done.stdout.strip().splitlines()[-1]
 
     first = run("--steps", "60")
-    last = run("--steps", "150", "--sparsity", "0.5")
+    last = run("--steps", "150", "--sparsity", "0.5", "--bits", "8")
 
     assert "step 60:" in first
     assert "step 150:" in last
