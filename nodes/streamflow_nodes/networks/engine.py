@@ -110,6 +110,15 @@ class State:
         self.state[:] = self.program.state
         self.marks[:] = self.program.marks
 
+    def snapshot(self) -> dict[str, Any]:
+        """The state as a flat dict of arrays."""
+        return {"state": self.state.copy(), "marks": self.marks.copy()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `snapshot` gave."""
+        self.state[:] = state["state"]
+        self.marks[:] = state["marks"]
+
     @property
     def steps(self) -> int:
         """How many steps were made since rest."""

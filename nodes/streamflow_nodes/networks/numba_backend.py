@@ -38,11 +38,10 @@ class NumbaBackend:
         return np.asarray(self._state.potential(name))
 
     def snapshot(self) -> dict[str, Any]:
-        return {"state": self._state.state.copy(), "marks": self._state.marks.copy()}
+        return self._state.snapshot()
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._state.state[:] = state["state"]
-        self._state.marks[:] = state["marks"]
+        self._state.restore(state)
 
     def results(self) -> dict[str, Any]:
         return {"backend": self.name, **self._rules.as_dict()}

@@ -104,11 +104,10 @@ class _Compiled:
         return np.concatenate([np.empty(0, np.float32), *parts])
 
     def snapshot(self) -> dict[str, Any]:
-        return {"state": self._state.state.copy(), "marks": self._state.marks.copy()}
+        return self._state.snapshot()
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._state.state[:] = state["state"]
-        self._state.marks[:] = state["marks"]
+        self._state.restore(state)
 
     def results(self) -> dict[str, Any]:
         return {"backend": "numba", **self._state.program.rules.as_dict()}
