@@ -1,0 +1,156 @@
+"""The compiled engine against the slow reference: every primitive, whole networks, every rule.
+
+Networks are made of eighths (see `graphs`), so that nothing rounds and equal means the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nir
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import run, stateless
+from streamflow_nodes.networks.numba_backend import NumbaBackend
+from streamflow_nodes.networks.rules import Rules
+from streamflow_nodes.networks.wiring import wire
+
+import graphs
+
+resets = st.sampled_from(["value", "subtract"])
+
+
+def loaded(graph: Any, **rules: Any) -> NumbaBackend:
+    backend = NumbaBackend()
+    backend.load(wire(graph), Rules(**rules))
+    return backend
+
+
+def steps(backend: NumbaBackend, x: Any) -> dict[str, Any]:
+    given = [backend.step(frame) for frame in x]
+    return {name: np.array([step[name] for step in given]) for name in given[0]}
+
+
+def check(graph: Any, x: Any, **rules: Any) -> None:
+    """AssertionError unless engine and reference give the same numbers in every step."""
+    expected = run(graph, x, **rules)
+    backend, wiring = loaded(graph, **rules), wire(graph)
+
+    given = steps(backend, x)
+
+    assert set(given) == {*wiring.spiking, *wiring.outputs}
+    for name, values in given.items():
+        np.testing.assert_array_equal(values, expected.given[name], err_msg=name)
+    for name in wiring.neurons:
+        np.testing.assert_array_equal(
+            backend.membrane(name), expected.membrane[name][-1], err_msg=f"v of {name}"
+        )
+
+
+@pytest.mark.parametrize("kind", graphs.OTHERS)
+@settings(max_examples=20)
+@given(graphs.generators(), st.booleans(), st.sampled_from([0, 1, 2]))
+def test_each_primitive_without_a_membrane_is_the_reference_s(
+    kind: str, rng: np.random.Generator, graded: bool, delay: int
+) -> None:
+    node, shape = graphs.single(kind, rng)
+    graph = graphs.chain(shape, node)
+
+    check(graph, graphs.frames(rng, graph, graded=graded), dt=graphs.DT, synaptic_delay=delay)
+
+
+@pytest.mark.parametrize("kind", graphs.OTHERS)
+@settings(max_examples=10)
+@given(graphs.generators(), st.booleans())
+def test_each_primitive_drives_neurons_as_the_reference_does(
+    kind: str, rng: np.random.Generator, graded: bool
+) -> None:
+    node, shape = graphs.single(kind, rng)
+    given = np.shape(stateless(np.zeros(shape), node))
+    graph = graphs.chain(shape, node, graphs.neurons("IF", rng, given, plain=False))
+
+    check(graph, graphs.frames(rng, graph, graded=graded), dt=graphs.DT)
+
+
+@pytest.mark.parametrize("kind", graphs.NEURONS)
+@settings(max_examples=20)
+@given(graphs.generators(), st.booleans(), resets)
+def test_each_kind_of_neuron_is_the_reference_s(
+    kind: str, rng: np.random.Generator, graded: bool, reset: str
+) -> None:
+    graph = graphs.chain((2, 3), graphs.neurons(kind, rng, (2, 3), plain=False))
+
+    check(graph, graphs.frames(rng, graph, graded=graded), dt=graphs.DT, reset=reset)
+
+
+@settings(max_examples=60)
+@given(graphs.generators(), resets, st.sampled_from([1, 2]), st.sampled_from([0, 1, 2]))
+def test_whole_networks_nested_recurrent_and_branching_are_the_reference_s(
+    rng: np.random.Generator, reset: str, recurrent_delay: int, synaptic_delay: int
+) -> None:
+    graph = graphs.whole(rng, list(graphs.NEURONS), plain=False)
+
+    check(
+        graph, graphs.frames(rng, graph), dt=graphs.DT, reset=reset,
+        recurrent_delay=recurrent_delay, synaptic_delay=synaptic_delay,
+    )  # fmt: skip
+
+
+@settings(max_examples=15)
+@given(graphs.generators(), resets)
+def test_the_exact_integrator_is_the_reference_s_but_for_rounding(
+    rng: np.random.Generator, reset: str
+) -> None:
+    kind = str(rng.choice(["LI", "LIF", "CubaLI", "CubaLIF"]))
+    neurons = graphs.neurons(kind, rng, (5,), plain=False)
+    graph = graphs.chain((4,), graphs.affine(rng, 4, 5), neurons)
+    x = graphs.frames(rng, graph)
+    rules = {"dt": graphs.DT, "integrator": "exact", "reset": reset}
+    expected = run(graph, x, **rules)
+    (name,) = wire(graph).neurons
+    backend = loaded(graph, **rules)
+
+    for step, frame in enumerate(x):
+        given = backend.step(frame)
+        # thresholds are odd sixteenths and decays powers of e: no v comes near enough to doubt
+        np.testing.assert_allclose(given["output"], expected.output[step], atol=1e-5)
+        np.testing.assert_allclose(backend.membrane(name), expected.membrane[name][step], atol=1e-5)
+
+
+@settings(max_examples=30)
+@given(graphs.generators(), st.integers(0, graphs.STEPS))
+def test_it_goes_on_from_a_snapshot_and_instances_do_not_touch_each_other(
+    rng: np.random.Generator, taken: int
+) -> None:
+    graph = graphs.whole(rng, list(graphs.NEURONS), plain=False)
+    x, noise = graphs.frames(rng, graph), graphs.frames(rng, graph, graded=True)
+    rules = {"dt": graphs.DT, "recurrent_delay": 2, "synaptic_delay": 1}
+    whole, first, second, other = (loaded(graph, **rules) for _ in range(4))
+
+    expected = [whole.step(frame) for frame in x]
+    found = []
+    for frame, disturbance in zip(x[:taken], noise, strict=False):
+        found.append(first.step(frame))
+        other.step(disturbance)
+    second.step(noise[-1])  # what was there before must not matter
+    second.restore(first.snapshot())
+    for frame, disturbance in zip(x[taken:], noise, strict=False):
+        found.append(second.step(frame))
+        other.step(disturbance)
+
+    for mine, theirs in zip(found, expected, strict=True):
+        for name in theirs:
+            np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+    for name in wire(graph).neurons:
+        np.testing.assert_array_equal(second.membrane(name), whole.membrane(name))
+
+
+def test_a_neuron_fires_above_its_threshold_and_not_at_it() -> None:
+    one = np.ones(2, np.float32)
+    graph = graphs.chain((2,), nir.IF(one, np.array([1.0, 0.875], np.float32), one * 0))
+
+    fired = steps(loaded(graph), np.ones((1, 2), np.float32))["output"]
+
+    assert fired.tolist() == [[0.0, 1.0]]
