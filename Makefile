@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt
 STAMPED := pyproject.toml constraints.txt
 
-.PHONY: demo test lint bench fuzz docs clean
+.PHONY: demo test test-lava lint bench fuzz docs clean
 
 SAMPLE := $(CURDIR)/graphs/flow_cytometry/sample.truth.csv
 
@@ -19,6 +19,20 @@ demo: .venv/demo.stamp
 JOBS ?= 2
 test: .venv/test.stamp
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+# Lava needs Python 3.10 and says numpy < 2; with numpy 2.2 it gives the same numbers, so it is
+# installed without its own list, and what it uses of that beside it.
+LAVA_PYTHON ?= python3.10
+LAVA_PIP := .venv-lava/bin/python -m pip install -q $(PIP_FLAGS)
+
+test-lava: .venv-lava/lava.stamp
+	.venv-lava/bin/python -m pytest -q tests/lava
+
+.venv-lava/lava.stamp: pyproject.toml
+	$(LAVA_PYTHON) -m venv .venv-lava
+	$(LAVA_PIP) -e . 'numpy<2.3' scipy networkx asteval scikit-learn pytest pytest-timeout hypothesis
+	$(LAVA_PIP) --no-deps lava-nc==0.10.0
+	touch $@
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check
@@ -43,7 +57,7 @@ docs: .venv/test.stamp
 	$(BIN)/streamflow nodes --package streamflow_nodes --markdown > docs/yaml-reference.md
 
 clean:
-	rm -rf .venv build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-lava build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

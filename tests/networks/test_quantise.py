@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import nir
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from streamflow_nodes.networks.backend import make_backend
 from streamflow_nodes.networks.calibration import Samples, budget, calibrate, loss, read_samples
 from streamflow_nodes.networks.loihi2_network import Loihi2Emulator, Loihi2Error
 from streamflow_nodes.networks.quantise import from_arrays, quantise, to_arrays
+from streamflow_nodes.networks.quantise_command import commands
 from streamflow_nodes.networks.rules import Rules
 from streamflow_nodes.networks.wiring import read_network, wire
 
@@ -190,33 +193,33 @@ def test_the_budget_counts_what_a_hand_counts():
 
 
 def digits():
-    """The recordings as frames of 1 ms, (steps, 2 * 34 * 34), and the labels."""
+    """The recordings in steps of 1 ms, each the pixels that had events and how many, and labels."""
     path = SHARED / "nmnist100" / "nmnist_test100.npz"
     if not path.is_file():
         pytest.skip("needs N-MNIST recordings (share-alike), which are not part of this package")
     events = np.load(path)
-    frames = []
+    samples = []
     for first, last in itertools.pairwise(events["offsets"]):
         t, x, y, p = (events[what][first:last].astype(np.int64) for what in "txyp")
         step = (t - t[0]) // 1000
-        frame = np.zeros((step.max(), 2, 34, 34), np.int32)
-        whole = step < step.max()
-        np.add.at(frame, (step[whole], p[whole], y[whole], x[whole]), 1)
-        frames.append(frame.reshape(len(frame), -1))
-    return frames, events["labels"]
+        pixels, counts = np.unique((step * 2 + p) * 34 * 34 + y * 34 + x, return_counts=True)
+        ends = np.searchsorted(pixels, np.arange(step.max() + 1) * 2 * 34 * 34)
+        pixels, counts = (pixels % (2 * 34 * 34)).astype(np.int32), counts.astype(np.int32)
+        samples.append([(pixels[a:b], counts[a:b]) for a, b in itertools.pairwise(ends)])
+    return samples, events["labels"]
 
 
 def test_the_papers_convolutional_network_reads_98_of_100_digits_in_8_bits():
-    frames, labels = digits()
+    samples, labels = digits()
     quantised = quantise(read_network(SHARED / "cnn_sinabs.nir"), Rules())
     emulator = Loihi2Emulator(quantised.network)
     right = 0
 
-    for sample, label in zip(frames, labels, strict=True):
+    for sample, label in zip(samples, labels, strict=True):
         emulator.reset()
         counts = np.zeros(10, np.int64)
-        for frame in sample:
-            emulator.step(frame)
+        for units, values in sample:
+            emulator.step_messages(units, values)
             if emulator.sent("12"):
                 counts += emulator.messages("12")
         right += counts.argmax() == label
@@ -242,3 +245,55 @@ def test_samples_are_read_from_npy_and_npz(tmp_path):
     assert [len(s) for s in uneven.frames] == [2, 4]
     with pytest.raises(Loihi2Error, match=r"inputs of shape \(6, 3\); expected \(steps, 4\)"):
         read_samples(str(tmp_path / "wrong.npz"), wiring)
+
+
+def test_the_command_writes_files_that_run_with_their_integers(tmp_path):
+    rng = np.random.default_rng(2)
+    one = np.ones(12)
+    nodes = {
+        "in": nir.Input(np.array([4])),
+        "fc": affine(12, 4),
+        "lif": nir.LIF(np.linspace(0.01, 0.03, 12), one, 0 * one, 0.05 * one, 0 * one),
+        "read": affine(3, 12, 1),
+        "out": nir.Output(np.array([3])),
+    }
+    nir.write(tmp_path / "net.nir", nir.NIRGraph(nodes, list(itertools.pairwise(nodes))))
+    x = rng.random((5, 80, 4)) < 0.3
+    np.savez(tmp_path / "data.npz", x=x, labels=[0, 1, 2, 0, 1])
+    file, prefix = str(tmp_path / "net.nir"), str(tmp_path / "new" / "net8")
+    data = ["--calibrate", str(tmp_path / "data.npz"), "--sweep", "--json"]
+
+    made = CliRunner().invoke(
+        commands["quantise"], [file, "--output", prefix, "--dt", "1e-3", *data]
+    )
+
+    assert made.exit_code == 0, made.output
+    report = json.loads(made.output)
+    sweep = report["sweep"]
+    assert report["loss"]["layers"]["lif"]["cosine"] > 0.99
+    assert sweep["8"]["layers"]["lif"]["cosine"] > sweep["2"]["layers"]["lif"]["cosine"]
+    assert {"accuracy", "accuracy_float", "decided_alike"} <= set(report["loss"])
+    assert report["budget"]["estimate"] is True
+    written = read_network(f"{prefix}.nir")
+    backend, given = run("loihi2", written, RULES, x[0])
+    with np.load(f"{prefix}.npz", allow_pickle=False) as arrays:
+        emulator = Loihi2Emulator(from_arrays(dict(arrays)).network)
+    for frame, spikes in zip(x[0].astype(np.int32), given["lif"], strict=True):
+        emulator.step(frame)
+        np.testing.assert_array_equal(emulator.messages("lif"), spikes)
+    assert backend.results()["integers"] == "the file's integers, 8 bits"
+    # for any other reader of NIR it is a float network of the weights that the integers stand for
+    kept, exact = written.units["fc"].parameters["weight"], nodes["fc"].weight
+    np.testing.assert_allclose(kept, exact, atol=np.abs(exact).max() / 200)
+    assert not np.array_equal(kept, exact)
+    with pytest.raises(Loihi2Error, match=r"quantised with dt 0.001, and dt 0.002 is asked for"):
+        make_backend("loihi2").load(written, Rules(dt=2e-3))
+
+
+def test_the_command_says_what_cannot_be_done(tmp_path):
+    refused = CliRunner().invoke(
+        commands["quantise"], [str(tmp_path / "none.nir"), "--output", str(tmp_path / "x")]
+    )
+
+    assert refused.exit_code == 1
+    assert "none.nir: no such file" in refused.output

@@ -46,7 +46,7 @@ class Loihi2Backend:
         self._device.load(self.quantised.network, self._asked())
 
     def _gives(self, name: str) -> bool:
-        """Whether the device gives that layer: Lava's outputs only, each is a process of its own."""
+        """Whether the device gives that layer: Lava gives its outputs only."""
         return self._device.name != "lava" or name in self.quantised.outputs.values()
 
     def _asked(self) -> list[str]:
@@ -116,6 +116,6 @@ def _check_rules(quantised: Quantised, rules: Rules) -> None:
     for what, value in made.items():
         if asked[what] != value:
             raise Loihi2Error(
-                f"quantised with {what} {value}, and {what} {asked[what]} is asked for: quantise "
-                "the float network again"
+                f"quantised with {what} {value}, and {what} {asked[what]} is asked for: ask for "
+                f"{value}, or quantise the float network again"
             )

@@ -317,6 +317,13 @@ class _Compiler:
 
     def _add_neurons(self, unit: Unit) -> None:
         ways, neuron = self._ways(unit), _neuron(unit, self.rules)
+        if self.rules.recurrent_start == "nothing" and any(
+            w.recurrent and w.bias.any() for w in ways
+        ):
+            raise Loihi2Error(
+                f"unit {unit.name!r} ({unit.kind}): recurrent_start is nothing, and a recurrent "
+                "connection has a bias, which a neuron has from the first step on; use bias"
+            )
         bias = sum((_all(way.bias, unit.size) for way in ways), np.zeros(unit.size))
         mode = _mode(ways)
         scales = [_best_scale(way.weights, self.bits, mode) for way in ways]
