@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from streamflow_nodes.kernels.linear_rnn_fixed import HAS_VNNI
 from streamflow_nodes.linear_rnn.engine import FloatEngine
@@ -23,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import integer_reference
 from linear_rnn_reference import stack
 
+# no shrinking: a failure names its network, and each try takes long in plain Python
+QUICK = (Phase.explicit, Phase.reuse, Phase.generate)
 DATA = Path(__file__).resolve().parents[1] / "data" / "linear_rnn"
 
 
@@ -45,7 +47,8 @@ def same_as_plain_integers(engine, frames):
     expected, states = integer_reference.run(engine.fixed, frames)
     found = engine.run(frames)
     assert found.tobytes() == np.array(expected).astype(np.float32).tobytes()
-    kept = engine.state.reshape(len(states), 2, -1)
+    width = engine.state.size // max(1, 2 * len(states))
+    kept = engine.state.reshape(len(states), 2, width)
     for layer, expected_state in zip(kept, states, strict=True):
         n = len(expected_state)
         assert layer[:, :n].T.tolist() == expected_state
@@ -53,7 +56,7 @@ def same_as_plain_integers(engine, frames):
 
 
 @pytest.mark.parametrize("use_vnni", [False, True])
-@settings(max_examples=12)
+@settings(max_examples=12, phases=QUICK)
 @given(data=st.data())
 def test_states_and_outputs_are_those_of_plain_integers(tmp_path_factory, use_vnni, data):
     if use_vnni and not HAS_VNNI:
@@ -96,7 +99,7 @@ def test_integers_say_what_floats_say(tmp_path, mode, least_db):
     assert 10 * np.log10((floats**2).sum() / error) > least_db
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(cuts=st.lists(st.integers(0, 40), max_size=6), mode=st.sampled_from(["w8a16", "w8a8"]))
 def test_frames_give_the_same_bits_however_they_are_cut(tmp_path_factory, cuts, mode):
     model = network(tmp_path_factory.mktemp("m") / "m.safetensors", 1)
@@ -138,7 +141,9 @@ def test_the_tables_sigmoid_depends_on_no_rounding_of_exp():
 
 def test_an_eigenvalue_that_reaches_1_in_its_bits_is_refused(tmp_path):
     layers, tensors = stack(0)
-    tensors["s5.1.lambda_re"][2], tensors["s5.1.lambda_im"][2] = -1e-6, 0.0
+    # at 45 degrees, 90.51 of 128 in each part: 91 and 91 lie beyond the unit circle
+    tensors["s5.1.lambda_re"][2] = -1e-6
+    tensors["s5.1.lambda_im"][2] = np.pi / 4 / tensors["s5.1.dt"][2]
     model = write_model(tmp_path / "m.safetensors", layers, tensors)
 
     with pytest.raises(DeviceError, match=r"s5\.1, w8a16: state 2 becomes .*would not fade"):
@@ -148,12 +153,12 @@ def test_an_eigenvalue_that_reaches_1_in_its_bits_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [
-        ("s5.0.poles", lambda a: a * 0 + 32767, "would not fade"),
+        ("s5.0.poles", lambda a: np.full_like(a, 32767), "would not fade"),
         ("s5.0.B", lambda a: a[:, 1:].copy(), "expected int8"),
-        ("encoder.weight.bias", lambda a: a * 0 + (1 << 31) - 5, "sum can pass"),
-        ("encoder.weight.exponents", lambda a: a * 0 + 60, "exponent beyond"),
+        ("encoder.weight.bias", lambda a: np.full_like(a, (1 << 31) - 5), "sum can pass"),
+        ("encoder.weight.exponents", lambda a: np.full_like(a, 60), "exponent beyond"),
         ("s5.1.gate", lambda a: a.astype(np.int16), "int16"),
-        ("s5.1.C", lambda a: a * 0 - 128, r"beyond \+-127"),
+        ("s5.1.C", lambda a: np.full_like(a, -128), r"beyond \+-127"),
     ],
 )
 def test_integers_that_break_a_rule_are_refused(tmp_path, name, change, says):
