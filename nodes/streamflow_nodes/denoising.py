@@ -26,7 +26,7 @@ from streamflow.errors import DeviceError
 from .kernels import speech_mask as kernel
 from .linear_rnn.engines import Engine
 from .linear_rnn.model_file import Model
-from .sample_stream import FloatSamples
+from .sample_streams import FloatSamples
 from .spectra import Analysis, Frames, Synthesis
 
 At_least_0 = Annotated[float, msgspec.Meta(ge=0)]

@@ -28,7 +28,7 @@ from streamflow.node import Node, Positive, Settings
 from streamflow.packet import Packet, Samples
 
 from .kernels.overlap import add_frames, cut_frames
-from .sample_stream import FloatSamples, SampleStream
+from .sample_streams import FloatSamples, SampleStream
 
 Spectra = NDArray[np.complex64]
 """(frames, channels, size // 2 + 1) complex64, as numpy's rfft scales them."""
@@ -182,7 +182,7 @@ class Synthesis:
 class SpectrumStream:
     """The spectra of one input of a node, with where they lie in stream time.
 
-    The node declares `sample_stream.FAULTS`. `held_from` is for its `holds_from`: where the next
+    The node declares `sample_streams.FAULTS`. `held_from` is for its `holds_from`: where the next
     spectra will start (us), None before the first packet.
     """
 

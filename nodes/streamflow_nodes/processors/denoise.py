@@ -19,7 +19,7 @@ from streamflow.packet import Packet, Samples, Text
 from ..denoising import Denoiser, FrontEnd, front_end_of
 from ..linear_rnn.engines import Precision, open_engine
 from ..linear_rnn.model_file import read_model
-from ..sample_stream import FAULTS, FloatSamples, SampleStream, sample_at
+from ..sample_streams import FAULTS, FloatSamples, SampleStream, sample_at
 
 FADE_S = 0.01
 """How long bypass takes to come or go: shorter clicks."""

@@ -14,7 +14,7 @@ from streamflow.packet import Packet, Samples, Tensor
 
 from ..audio import sample_time
 from ..event_packets import span_of
-from ..sample_stream import FloatSamples, sample_at
+from ..sample_streams import FloatSamples, sample_at
 from ..spectra import AXES, Frames, FrameSettings, Spectra, Synthesis
 
 LONGEST_GAP = 3600

@@ -13,7 +13,7 @@ from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import Packet, Samples, Table
 
 from ..kernels.level import measure
-from ..sample_stream import FAULTS, SampleStream, no_samples
+from ..sample_streams import FAULTS, SampleStream, no_samples
 from ..spectra import decibels
 
 LEVEL = np.dtype(

@@ -14,7 +14,7 @@ from streamflow.node import Emission, In, Node, Out, Positive, Settings
 from streamflow.packet import Packet, Samples
 
 from ..event_packets import span_of
-from ..sample_stream import FAULTS, KeptSamples
+from ..sample_streams import FAULTS, KeptSamples
 
 Decibels = Annotated[float, msgspec.Meta(ge=-200, le=200)]
 

@@ -13,7 +13,7 @@ from streamflow.node import Emission, In, Node, Out, Positive, Settings
 from streamflow.packet import Packet, Samples
 
 from ..audio import sample_time
-from ..sample_stream import FAULTS, FloatSamples, SampleStream, no_samples
+from ..sample_streams import FAULTS, FloatSamples, SampleStream, no_samples
 
 
 class ResampleSettings(Settings, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from streamflow.node import Emission, In, Node, Out, Positive
 from streamflow.packet import Packet, Samples, Tensor
 
 from ..audio import sample_time
-from ..sample_stream import FAULTS
+from ..sample_streams import FAULTS
 from ..spectra import (
     AXES,
     Frames,

@@ -13,7 +13,7 @@ from ..audio import Frames, refused
 from ..audio_formats import DATA_AT, Encoding, FlacBuilder, encode, sound_library, wav_head
 from ..files import AssembledFile, RecordFile
 from ..output_files import FullDiskSettings, OutputFile
-from ..sample_stream import FAULTS, SampleStream
+from ..sample_streams import FAULTS, SampleStream
 
 SUFFIXES = {".wav": "wav", ".wave": "wav", ".flac": "flac"}
 FLAC_CHANNELS, FLAC_RATE = 8, 655_350  # the most that the format has room for

@@ -11,7 +11,7 @@ from streamflow.node import In, Node, Positive, Seconds, Settings
 from streamflow.packet import Packet, Samples
 
 from ..event_packets import span_of
-from ..sample_stream import FAULTS, FloatSamples, KeptSamples
+from ..sample_streams import FAULTS, FloatSamples, KeptSamples
 from ..speech_scores import WIDEBAND, Dnsmos, delay, pesq, require, si_snr, stoi
 
 Measure = Literal["pesq", "stoi", "dnsmos"]

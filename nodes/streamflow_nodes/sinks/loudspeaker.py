@@ -11,7 +11,7 @@ import numpy as np
 from streamflow import DeviceError, In, Node, Packet, Samples, Settings
 from streamflow.node import Seconds
 
-from ..sample_stream import FAULTS, SampleStream
+from ..sample_streams import FAULTS, SampleStream
 from ..sound_devices import (
     FIRST_TRY,
     LAST_TRY,

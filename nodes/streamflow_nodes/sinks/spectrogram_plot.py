@@ -14,7 +14,7 @@ from streamflow.packet import Packet, Samples
 
 from ..output_files import FullDiskSettings, put_file
 from ..particle_figure import STYLE
-from ..sample_stream import FAULTS
+from ..sample_streams import FAULTS
 from ..spectra import Frames, Spectra, SpectrumStream, WindowName, decibels, full_scale
 
 

@@ -30,7 +30,7 @@ LONGEST_REPEAT = 10
 """Seconds that the sample index may go back; more is another stream too."""
 
 
-class OneStream:
+class SampleStream:
     """One input's samples in the order of their index, each of them once.
 
     - Missing samples (the index jumps ahead) become silence, and are counted as `missing_sample`.
@@ -115,10 +115,6 @@ class OneStream:
         array = array[:]  # a view: the flag below is not to be set on what belongs to another
         array.flags.writeable = False  # as packets arrive: kernels know no other type
         return array
-
-
-# Not the class's own name: `class SampleStream` in `sample_stream.py` would declare a node kind.
-SampleStream = OneStream
 
 
 class KeptSamples:
