@@ -52,10 +52,10 @@ def test_ten_thousand_frames_stay_within_1e_5_of_complex128(folder, count, chang
 
     found, expected = ours.run(frames), run(layers, tensors, frames)
 
-    # the complex ReLU is not continuous where Re x = 0: there a state that lies within rounding of
-    # it may pass on one side only. It is one frame in a thousand at most, not a drift.
-    off = np.abs(found - expected).max(axis=1) > 1e-5 * max(1.0, np.abs(expected).max())
-    assert off.mean() < (1e-3 if not changes else 1e-9)
+    # the complex ReLU is not continuous where Re x = 0: on another CPU a state within rounding of
+    # it may pass on one side only. That is a frame or two, not a drift; here it is none.
+    off = np.abs(found - expected).max(axis=1) > 1e-5
+    assert off.sum() <= (2 if not changes else 0)
     assert not off[-100:].any()
 
 

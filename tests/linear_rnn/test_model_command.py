@@ -25,8 +25,8 @@ def model(tmp_path):
     layers, tensors = stack(8, width=24, states=16)
     tensors["s5.0.gate.weight"][:, ::2] = 0
     write_model(
-        tmp_path / "m.safetensors", layers, tensors, front_end={"rate": 16000, "hop": 128},
-        about={"licence": "none"},
+        tmp_path / "m.safetensors", layers, tensors, about={"licence": "none"},
+        front_end={"rate": 16000, "hop": 128, "window": 512},
     )  # fmt: skip
     frames = np.random.default_rng(0).normal(0, 1, (150, 9))
     np.save(tmp_path / "frames.npy", frames)
@@ -43,6 +43,9 @@ def test_show_says_layers_weights_operations_and_precisions(model):
     assert facts["layers"][1]["density"]["gate.weight"] == 0.5
     assert facts["precisions"] == ["f32"]
     assert facts["frames_a_second"] == 125
+    power = (facts["weights_not_zero"] + 10 * facts["neuron_operations"]) * 125 / 1e6
+    assert facts["power_proxy_mops_at_most"] == pytest.approx(power, abs=1e-3)
+    assert facts["pdp_proxy_mop_at_most"] == pytest.approx(power * 0.032, abs=1e-3)
     assert "s5.1" in text
     assert "licence: none" in text
 
@@ -56,7 +59,7 @@ def test_quantise_makes_one_file_of_three_precisions_and_says_what_is_lost(model
     after = read_model(model)
     assert sorted(after.header.fixed_point) == ["w8a16", "w8a8"]
     assert all(after.tensors[name].tobytes() == array.tobytes() for name, array in before.items())
-    assert after.front_end == {"rate": 16000, "hop": 128}
+    assert after.front_end == {"rate": 16000, "hop": 128, "window": 512}
     assert report["snr_db"]["w8a16"] > report["snr_db"]["w8a8"] > 15
     weights = [report["sweep"]["weights"][bits] for bits in "8654"]
     assert weights == sorted(weights, reverse=True)

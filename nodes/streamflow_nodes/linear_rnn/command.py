@@ -16,7 +16,7 @@ from .engine import FloatEngine
 from .fixed_engine import FixedEngine
 from .fixed_point import BITS, MODES, Bits, fixed_model, quantised
 from .model_file import Dense, Model, read_model, write_model
-from .operations import matrices, neurons, weights
+from .operations import matrices, neurons, weights, window_seconds
 
 FRAMES_LIMIT = 1 << 30  # bytes of calibration frames
 SWEEP: dict[str, tuple[int, ...]] = {
@@ -116,7 +116,10 @@ def describe(model: Model) -> dict[str, Any]:
         a_second = rate / hop
         most = facts["weights_not_zero"] + 10 * facts["neuron_operations"]
         facts["frames_a_second"] = a_second
-        facts["power_proxy_mops_at_most"] = round(most * a_second / 1e6, 3)
+        power = most * a_second / 1e6
+        facts["power_proxy_mops_at_most"] = round(power, 3)
+        if latency := window_seconds(model):
+            facts["pdp_proxy_mop_at_most"] = round(power * latency, 3)
     return facts
 
 
@@ -140,6 +143,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         lines.append(
             f"at {facts['frames_a_second']:g} frames a second: power proxy (N-DNS) at most "
             f"{facts['power_proxy_mops_at_most']:g} M-ops/s"
+            + (f", PDP {pdp:g} M-ops" if (pdp := facts.get("pdp_proxy_mop_at_most")) else "")
         )
     lines += [f"{name}: {text}" for name, text in facts["about"].items()]
     return "\n".join(lines)

@@ -4,7 +4,8 @@ A synaptic operation is a product of a weight and an input that are both not 0; 
 is one number of a layer that is updated: each output, each real part and each imaginary part of a
 state, each gate. The power proxy and its product with latency are those of the Intel N-DNS
 challenge (Timcheck et al. 2023, "The Intel neuromorphic DNS challenge"): synaptic + 10 neuron
-operations each second. They count work; they are not watts.
+operations each second, in millions, and that times the latency, here the front end's window where
+the model says one. They count work; they are not watts.
 """
 
 from __future__ import annotations
@@ -60,5 +61,16 @@ def counts(
         "neuron_operations": neuron,
     }
     if frames_a_second:
-        out["power_proxy_mops"] = round((synaptic + 10 * neuron) * frames_a_second / 1e6, 4)
+        power = (synaptic + 10 * neuron) * frames_a_second / 1e6
+        out["power_proxy_mops"] = round(power, 4)
+        if latency := window_seconds(model):
+            out["pdp_proxy_mop"] = round(power * latency, 4)
     return out
+
+
+def window_seconds(model: Model) -> float | None:
+    """How long the front end's window is, which is the latency that it adds (s); None: not told."""
+    window, rate = model.front_end.get("window"), model.front_end.get("rate")
+    if isinstance(window, int | float) and isinstance(rate, int | float) and rate > 0:
+        return window / rate
+    return None
