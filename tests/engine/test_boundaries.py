@@ -55,7 +55,7 @@ def test_the_file_is_the_same_to_the_byte_with_a_death_at_every_boundary_of_a_co
         assert hashlib.sha256((folder / "rows.csv").read_bytes()).hexdigest() == expected
 
 
-@pytest.mark.parametrize("victim", ["supervisor", "fork server", "fork server of the host"])
+@pytest.mark.parametrize("victim", ["supervisor", "fork server"])
 def test_with_hosts_letters_and_snapshots_nothing_is_left_and_what_is_on_disk_is_whole(
     tmp_path: Path, victim: str
 ) -> None:
@@ -86,8 +86,7 @@ processes:
     there = descendants(waiting.process.pid)
     assert (len(here), len(there)) == (4, 2)  # fork server and workers
 
-    forks = {"fork server": it.fork_server(), "fork server of the host": there[0]}
-    os.kill(forks.get(victim, it.process.pid), signal.SIGKILL)
+    os.kill(it.fork_server() if victim == "fork server" else it.process.pid, signal.SIGKILL)
 
     if victim == "supervisor":
         it.process.wait()
@@ -113,3 +112,31 @@ processes:
         again = run(tmp_path / "again", text.replace("count: 1000000", "count: 30"))
         assert again.code == 0, again.err
     waiting.stop()
+
+
+def test_a_host_whose_fork_server_dies_makes_another_and_nothing_is_lost(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path / "there", None, "--listen", "127.0.0.1:*", "--insecure")
+    it = Run(
+        tmp_path / "run",
+        f"""
+insecure: true
+hosts: {{there: {{address: "{waiting.address}"}}}}
+nodes:
+  numbers: {{kind: number_source, settings: {{count: 400, rows: 1, delay: 0.005}}}}
+  total: {{kind: running_sum, inputs: {{rows: numbers.rows}}}}
+  rows: {{kind: csv_file, inputs: {{rows: total.summed}}, settings: {{path: rows.csv}}}}
+processes:
+  total: {{nodes: [total], host: there, restart: {RESTART}}}
+""",
+    )
+    it.wait_for(lambda: it.last_look().get("nodes", {}).get("rows", {}).get("packets_in", 0) > 20)
+    server, _total = descendants(waiting.process.pid)
+
+    os.kill(server, signal.SIGKILL)
+
+    assert it.end() == 0, it.err
+    waiting.stop()
+    assert it.report["processes"]["total"]["restarts"] >= 1
+    lines = (tmp_path / "run" / "rows.csv").read_text().splitlines()[1:]
+    sums = [n * (n + 1) // 2 for n in range(400)]
+    assert [tuple(map(int, line.split(",")[:2])) for line in lines] == list(enumerate(sums))
