@@ -73,7 +73,7 @@ def train(spikes: Any, labels: Any, *, epochs: int, seed: int) -> list[Any]:
     cell = norse.LIFBoxParameters(tau_mem_inv=torch.tensor(1 / TAU), alpha=torch.tensor(10.0))
     layers = [torch.nn.Linear(2 * PIXELS, HIDDEN), torch.nn.Linear(HIDDEN, CLASSES)]
     for layer in layers:  # an input of one spike moves the membrane by dt / tau only
-        torch.nn.init.normal_(layer.weight, 0.0, 5 / layer.in_features**0.5)
+        torch.nn.init.normal_(layer.weight, 0.0, 8 / layer.in_features**0.5)
         torch.nn.init.zeros_(layer.bias)
     network = norse.SequentialState(
         layers[0], norse.LIFBoxCell(cell, dt=DT), layers[1], norse.LIFBoxCell(cell, dt=DT)
@@ -84,7 +84,7 @@ def train(spikes: Any, labels: Any, *, epochs: int, seed: int) -> list[Any]:
     y = torch.from_numpy(labels).long()
     for epoch in range(epochs):
         order, right, loss_sum = torch.randperm(len(x)), 0, 0.0
-        for batch in order.split(64):
+        for batch in order.split(20):
             counts, state = torch.zeros(len(batch), CLASSES), None
             for step in range(STEPS):
                 z, state = network(x[batch, step], state)
