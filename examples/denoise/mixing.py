@@ -130,10 +130,13 @@ class TrainingMixes:
     1.4 times as fast, tilted by up to 9 dB, some backwards; or babble (3 to 8 other readers, most
     in a room), alone or with recorded noise; or simulated noise (coloured, modulated). The SNR is
     uniform in -8..24 dB; one in twelve is 24..40 dB, so that clean speech is left alone.
+
+    A share of `plain` mixes is made as the fixed ones are, without any of that.
     """
 
-    def __init__(self, corpus: Corpus, seconds: float, seed: int) -> None:
-        self.corpus = corpus
+    def __init__(self, corpus: Corpus, seconds: float, seed: int, plain: float = 0.0) -> None:
+        self.corpus, self.plain = corpus, plain
+        self.recordings = [wave for kind in sorted(corpus.noise) for wave in corpus.noise[kind]]
         self.samples = round(seconds * RATE)
         self.random = np.random.default_rng(seed)
         self.crops: deque[tuple[str, Wave]] = deque(maxlen=RECENT)
@@ -157,6 +160,13 @@ class TrainingMixes:
 
     def _pair(self) -> tuple[Wave, Wave]:
         random = self.random
+        if random.random() < self.plain:
+            name = self.speakers[random.integers(len(self.speakers))]
+            speech = self._crop(self.corpus.speech[name][0], self.samples, repeat=True)
+            recording = self.recordings[random.integers(len(self.recordings))]
+            noise = self._crop(recording, self.samples, repeat=True)
+            snr, level = random.uniform(*SNR_DB), random.uniform(*LEVEL_DBFS)
+            return mix(speech - speech.mean(), noise - noise.mean(), float(snr), float(level))
         if len(self.crops) == RECENT and random.random() < 0.75:
             speaker, clean = self.crops[random.integers(RECENT)]
         else:

@@ -29,7 +29,7 @@ from train import Mixes, Training, normalise, val_mixes, validate
 
 WIDTHS = (48, 80, 128)  # half as many complex states each
 SPARSITIES = (0.0, 0.5, 0.8, 0.9)
-EVERY = 100  # steps between checkpoints
+EVERY = 40  # steps between checkpoints
 Points = dict[tuple[int, float], Training]
 
 

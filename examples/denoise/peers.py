@@ -240,6 +240,24 @@ def scored(clean: Cleaner, mixes: list[Mix], dnsmos: Dnsmos) -> dict[str, Any]:
     return told
 
 
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """The scores as a table, best SI-SNR first."""
+    columns = {
+        "gain": "SI-SNR gained / dB", "standard_error": "standard error", "-5..0": "-5..0 dB in",
+        "0..5": "0..5", "5..10": "5..10", "10..15": "10..15", "15..20": "15..20",
+        "ovrl": "DNSMOS OVRL", "sig": "SIG", "bak": "BAK", "pesq": "PESQ", "stoi": "STOI",
+        "cpu_over_audio": "CPU time / audio", "late_ms": "late / ms",
+    }  # fmt: skip
+    digits = {"stoi": 3, "cpu_over_audio": 3, "late_ms": 0}
+    lines = [f"| | {' | '.join(columns.values())} |", f"|---{'|---' * len(columns)}|"]
+    for name, told in sorted(results.items(), key=lambda item: -item[1]["gain"]):
+        cells = [
+            "-" if told[key] is None else f"{told[key]:.{digits.get(key, 2)}f}" for key in columns
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, required=True)
@@ -264,6 +282,7 @@ def main() -> None:
             continue
         results[name] = scored(clean, mixes, dnsmos)
         print(shown(name, results[name]), flush=True)
+    print(table(results))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 

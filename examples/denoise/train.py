@@ -37,7 +37,7 @@ LEVELLED = 1e-3  # error over speech energy under which SI-SNR counts no more: 3
 # that of SI-SNR, and at a right angle to it
 SPECTRAL = 4.0
 AVERAGE = 0.999  # of the weights, per step
-WARM_UP = 200  # steps
+WARM_UP = 50  # steps
 MASKED_EVERY = 20  # steps
 LARGEST_GRADIENT = 5.0  # norm
 
@@ -216,6 +216,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=float, default=math.inf, help="instead of minutes")
     parser.add_argument("--sparsity", type=float, default=0, help="share of weights to make zero")
     parser.add_argument("--bits", type=int, default=0, help="to round weights to (0: not)")
+    parser.add_argument("--plain", type=float, default=0, help="share of mixes left unchanged")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--states", type=int, default=64, help="complex ones, of each layer")
     parser.add_argument("--batch", type=int, default=8)
@@ -234,7 +235,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
     network = Network(Shape(options.width, options.states))
-    mixes = TrainingMixes(load(options.data, "train"), options.seconds, options.seed)
+    mixes = TrainingMixes(load(options.data, "train"), options.seconds, options.seed, options.plain)
     val = val_mixes(options.data)
     elapsed = 0.0
     if options.start:
