@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamflow.errors import NodeError
 from streamflow.node import Emission, FilePath, Fraction, In, Microseconds, Node, Out, Settings
@@ -15,15 +16,18 @@ from ..bursts import cell_size, inner_window, warm_up
 from ..event_packets import Sensor, check_sensor, no_words, words_of
 from ..kernels.burst_measures import cells_and_steps
 from ..model_outputs import Readout
-from ..spiking import Integrator, NetworkError, Reset, read_network
+from ..networks.engine import Program, State, compile_network
+from ..networks.nir_file import NetworkError
+from ..networks.rules import Integrator, Reset, Rules
+from ..networks.wiring import read_network
 
 
 class SpikingClassifierSettings(Settings, frozen=True, kw_only=True):
     """Which network, and the rules that its file does not say."""
 
     model: FilePath
-    """A NIR file: Input (2, rows, columns), Flatten, Affine or Linear, LIF or CubaLIF, ..., Output
-    with one value or neuron for each class."""
+    """A NIR file with one Input (2, rows, columns) and one Output, which has one value or neuron
+    for each class; any network between them."""
     classes: tuple[str, ...]
     """Names of the classes; without names in the model, one output for each, in this order."""
     window: Microseconds = 600
@@ -51,11 +55,12 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
     one particle for each burst; others can give none (a neighbour's tail), or two where two
     particles made one burst, with diameters and flags.
 
-    The equations are in `streamflow_nodes.spiking`; time step, integrator and reset are settings,
-    as NIR leaves them open (Pedersen et al. 2024, "Neuromorphic intermediate representation"), and
-    stand in the results. A model whose metadata say otherwise (dt_us, window_us, classes,
-    integrator, reset) is refused. Classifying bursts with an SNN follows Abreu, Gouda, Lugnan and
-    Bienstman (2023), "Flow cytometry with event-based vision and spiking neuromorphic hardware".
+    The equations are in `streamflow_nodes.networks.rules`; sums and states are float64, so that the
+    order of a step's events does not matter. Time step, integrator and reset are settings, as NIR
+    leaves them open (Pedersen et al. 2024, "Neuromorphic intermediate representation"), and stand
+    in the results. A model whose metadata say otherwise (dt_us, window_us, classes, integrator,
+    reset) is refused. Classifying bursts with an SNN follows Abreu, Gouda, Lugnan and Bienstman
+    (2023), "Flow cytometry with event-based vision and spiking neuromorphic hardware".
 
     `decided_us` is the burst's stop. State: none. Events outside the sensor are left out and
     counted as `outside_sensor`, decisions after the deadline as `late`.
@@ -77,13 +82,21 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
                 self.name, f"settings: window {s.window} us is not a multiple of dt {s.dt} us"
             )
         try:
-            self._network = read_network(
-                s.model, dt=s.dt * 1e-6, integrator=s.integrator, reset=s.reset
+            wiring = read_network(s.model)
+            output = wiring.only_output()
+            program = compile_network(
+                wiring,
+                Rules(s.dt * 1e-6, s.integrator, s.reset),
+                totals=[output.name],
+                precision="double",
             )
         except NetworkError as error:
-            raise NodeError(self.name, str(error)) from error
-        self._check_model()
-        _, self._rows, self._columns = self._network.input_shape
+            text = str(error)
+            raise NodeError(self.name, text if s.model in text else f"{s.model}: {text}") from error
+        shape = wiring.only_input().output_shape
+        self._check_model(shape, output.size, wiring.metadata)
+        self._network = _Network(program, output.name)
+        _, self._rows, self._columns = shape
         self._ends = np.zeros(s.window // s.dt, np.int64)
         self._sensor: Sensor | None = None
         warm_up(no_words())
@@ -91,19 +104,19 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
         cells_and_steps(no_words(), 0, 1, 1, 1, 1, 1, cells, self._ends)
         self._network.run(cells, self._ends)
 
-    def _check_model(self) -> None:
-        s, network = self.settings, self._network
-        if len(network.input_shape) != 3 or network.input_shape[0] != 2:
+    def _check_model(self, shape: tuple[int, ...], size: int, metadata: dict[str, Any]) -> None:
+        s = self.settings
+        if len(shape) != 3 or shape[0] != 2:
             raise NodeError(
                 self.name,
-                f"{s.model}: its input has shape {network.input_shape}; expected (2, rows, "
-                "columns): OFF and ON events by cell",
+                f"{s.model}: its input has shape {shape}; expected (2, rows, columns): OFF and ON "
+                "events by cell",
             )
-        outputs = _text(network.metadata.get("outputs", ",".join(s.classes))).split(",")
-        if network.outputs != len(outputs):
+        outputs = _text(metadata.get("outputs", ",".join(s.classes))).split(",")
+        if size != len(outputs):
             raise NodeError(
                 self.name,
-                f"{s.model}: {network.outputs} outputs for the {len(outputs)} names {outputs}; "
+                f"{s.model}: {size} outputs for the {len(outputs)} names {outputs}; "
                 "name each output in the setting classes, or in the model's metadata (outputs)",
             )
         self._readout = Readout(
@@ -117,7 +130,7 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
             "reset": s.reset,
         }
         for what, value in chosen.items():
-            trained = _text(network.metadata.get(what, value))
+            trained = _text(metadata.get(what, value))
             if trained != value:
                 raise NodeError(
                     self.name,
@@ -153,6 +166,26 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
             "readout": "sum of the output over the window",
             "deadline_us": s.deadline,
         }
+
+
+class _Network:
+    """A network that is run from rest over the events of one burst."""
+
+    def __init__(self, program: Program, output: str) -> None:
+        self.outputs = program.wiring.units[output].size
+        self._state, self._output = State(program), output
+
+    def run(
+        self, cells: NDArray[np.int64], ends: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], int]:
+        """The output summed over all steps, (outputs,) float64, and how many cells are no inputs.
+
+        `cells` : (n,) int64, the input that each event excites, in time order; `ends` : (steps,)
+        int64, where in `cells` each step ends.
+        """
+        self._state.rest()
+        _, _, outside = self._state.run(cells, ends)
+        return self._state.totals(self._output).reshape(-1), outside
 
 
 def _text(value: Any) -> Any:

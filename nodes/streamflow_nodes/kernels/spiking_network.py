@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -41,6 +41,9 @@ POINTS, POINTS_AT, CONNECTIONS_AT, SCRATCH_AT, SCRATCH_VALUES_AT, IS_SUBTRACT, H
 
 STEP = 0  # in marks: how many steps were made
 
+# the arrays of an instance, two places for each in `arrays`: its address, and its length
+PLAN, WEIGHED, COUNTED, STATE, MARKS, RECORDS, ARRAYS = range(7)
+
 CHANNEL_SHIFT, ROW_SHIFT = 40, 20  # of a place in a convolution's input: channel, row, column
 PLACE_MASK = (1 << 20) - 1
 
@@ -55,6 +58,16 @@ def _lowest_bit_of(typing_context: Any, word: Any) -> Any:
 
 
 _lowest_bit: Any = intrinsic(_lowest_bit_of)
+
+
+def _pointer_of(typing_context: Any, address: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), code
+
+
+_pointer: Any = intrinsic(_pointer_of)
 
 
 @njit(cache=True, nogil=True)
@@ -159,6 +172,7 @@ def _take_input(
     marks: NDArray[np.int64],
     place: int,
     value_place: int,
+    scratch: int,
 ) -> tuple[int, int, int]:
     """The list of the input: how many entries, whether others than 1 are among them, and how many
     cells were not among the inputs (and are left out).
@@ -166,8 +180,7 @@ def _take_input(
     A cell that is there several times gives the sum of its values, at its place in ascending order:
     whatever the order of the cells was, what follows is the same.
     """  # fmt: skip
-    size, total = point[SIZE], point[ACCUMULATOR]
-    touched, words = point[TOUCHED], point[WORDS]
+    size = point[SIZE]
     count, outside, graded, before = 0, 0, 0, np.int64(-1)
     is_sorted = True
     for index in range(cells.shape[0]):
@@ -185,35 +198,70 @@ def _take_input(
             marks[place + count] = cells[index]
             count += 1
         return count, graded, 0
+    # unsigned: a negative cell is a large one, and indices need not be looked at for wrapping round
+    inputs, total, touched = (
+        np.uint64(size),
+        np.uint64(point[ACCUMULATOR]),
+        np.uint64(point[TOUCHED]),
+    )
+    words = np.uint64(point[WORDS])
+    if not has_values and state.itemsize == 8:
+        # Counts times float32 weights add up to the same in any order unless weights differ in size
+        # by more than some 2^20: no need to sort.
+        listed, given, kept = np.uint64(place), np.uint64(value_place), np.uint64(scratch)
+        found = np.uint64(0)
+        for index in range(np.uint64(cells.shape[0])):
+            cell = np.uint64(cells[index])
+            if cell >= inputs:
+                outside += 1
+                continue
+            times = state[total + cell]
+            state[total + cell] = times + 1
+            marks[kept + found] = np.int64(cell)  # overwritten by the next if it was there already
+            found += np.uint64(times == 0)
+        for index in range(found):
+            cell = np.uint64(marks[kept + index])
+            marks[listed + index] = np.int64(cell)
+            times = state[total + cell]
+            state[total + cell] = 0
+            state[given + index] = times
+            graded |= times != 1
+        return int(np.int64(found)), graded, outside
+    is_large = words > np.uint64(64)  # else all words are looked at
     for index in range(cells.shape[0]):
-        cell = cells[index]
-        if not 0 <= cell < size:
+        cell = np.uint64(cells[index])
+        if cell >= inputs:
             outside += 1
             continue
-        _mark(marks, touched, words, cell)
+        word = cell >> np.uint64(6)
+        marks[touched + word] |= np.int64(1) << np.int64(cell & np.uint64(63))
+        if is_large:
+            above = touched + words + (word >> np.uint64(6))
+            marks[above] |= np.int64(1) << np.int64(word & np.uint64(63))
         if has_values:
             state[total + cell] += values[index]
         else:
             state[total + cell] += 1
-    for upper in range((words + 63) >> 6):
-        summary = np.uint64(marks[touched + words + upper])
-        marks[touched + words + upper] = 0
+    for upper in range((words + np.uint64(63)) >> np.uint64(6)):
+        if is_large:
+            summary = np.uint64(marks[touched + words + upper])
+            marks[touched + words + upper] = 0
+        else:
+            summary = np.uint64(~np.uint64(0) >> (np.uint64(64) - words))
         while summary != 0:
-            word = _lowest_bit(summary) + (upper << 6)
+            word = np.uint64(_lowest_bit(summary)) + (upper << np.uint64(6))
             summary &= summary - np.uint64(1)
             bits = np.uint64(marks[touched + word])
             marks[touched + word] = 0
             while bits != 0:
-                cell = _lowest_bit(bits) + (word << 6)
+                cell = np.uint64(_lowest_bit(bits)) + (word << np.uint64(6))
                 bits &= bits - np.uint64(1)
                 value = state[total + cell]
                 state[total + cell] = 0
-                if value == 0:
-                    continue
                 graded |= value != 1
-                marks[place + count] = cell
+                marks[place + count] = np.int64(cell)  # overwritten by the next if it adds up to 0
                 state[value_place + count] = value
-                count += 1
+                count += value != 0
     return count, graded, outside
 
 
@@ -330,14 +378,15 @@ def _step_leaky(
         above += np.int32(potential > coefficients[3 * size + unit])
     if above == 0:
         return 0
-    count = 0
-    for unit in range(size):
-        threshold = coefficients[3 * size + unit]
-        if v[unit] > threshold:
-            v[unit] = v[unit] - threshold if subtract else coefficients[4 * size + unit]
-            found[count] = np.int64(unit)
-            count += 1
-    return count
+    count = np.uint64(0)
+    for unit in range(size):  # without branches, which spikes make hard to foretell
+        threshold, potential = coefficients[3 * size + unit], v[unit]
+        after = potential - threshold if subtract else coefficients[4 * size + unit]
+        is_spike = potential > threshold
+        v[unit] = after if is_spike else potential
+        found[count] = np.int64(unit)
+        count += np.uint64(is_spike)
+    return int(np.int64(count))
 
 
 @njit(cache=True, nogil=True)
@@ -430,32 +479,39 @@ def _step_delay(
 
 @njit(cache=True, nogil=True)
 def run_steps(
-    plan: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    coefficients: NDArray[Any],
-    state: NDArray[Any],
-    marks: NDArray[np.int64],
+    address: int,
     cells: NDArray[np.int64],
     values: NDArray[Any],
     ends: NDArray[np.int64],
     begin: int,
-    records: NDArray[np.float64],
 ) -> tuple[int, int, int]:
     """Steps [begin, ...) of the network: how many of `ends` are done, how many records were
     written, and how many cells were not among the inputs (they are left out).
 
-    It stops before a step whose records might not fit: empty `records`, and call again with the
+    It stops before a step whose records might not fit: empty the records, and call again with the
     number of steps done as `begin`.
 
-    plan : int64, tables; weights : float32; coefficients : float; not changed
-    state : float, accumulators, potentials and values, as `coefficients`; updated
-    marks : int64, lists, counts and sets; updated
+    address : of (2 ARRAYS,) int64, the address and length of each array of the instance. Handed
+        over one by one they cost more than a step of a small network does: Numba takes some 100 ns
+        to be given an array, and counts references to each slice of it.
     cells : (n,) int64, inputs that are not 0, step after step, in any order
-    values : (n,) as `state`, what they give; or (0,), where each counts 1
+    values : (n,) as the state, what they give; or (0,), where each counts 1
     ends : (steps,) int64, where in `cells` each step ends
-    records : (rows, 4) float64, for each entry of the recorded points: step since the network was
+
+    PLAN : int64, tables; WEIGHED : float32, weights; not changed
+    COUNTED : as `values`, coefficients; not changed
+    STATE : as `values`, accumulators, potentials and values; updated
+    MARKS : int64, lists, counts and sets; updated
+    RECORDS : (rows, 4) float64, for each entry of the recorded points: step since the network was
         at rest, number of the point, place (in NIR's order), value; written
     """  # fmt: skip
+    arrays = carray(_pointer(address), (2 * ARRAYS,), np.int64)
+    plan = carray(_pointer(arrays[2 * PLAN]), (arrays[2 * PLAN + 1],), np.int64)
+    weights = carray(_pointer(arrays[2 * WEIGHED]), (arrays[2 * WEIGHED + 1],), np.float32)
+    coefficients = carray(_pointer(arrays[2 * COUNTED]), (arrays[2 * COUNTED + 1],), values.dtype)
+    state = carray(_pointer(arrays[2 * STATE]), (arrays[2 * STATE + 1],), values.dtype)
+    marks = carray(_pointer(arrays[2 * MARKS]), (arrays[2 * MARKS + 1],), np.int64)
+    records = carray(_pointer(arrays[2 * RECORDS]), (arrays[2 * RECORDS + 1] >> 2, 4), np.float64)
     points, at_points, at_connections = plan[POINTS], plan[POINTS_AT], plan[CONNECTIONS_AT]
     scratch, scratch_values = plan[SCRATCH_AT], plan[SCRATCH_VALUES_AT]
     room = 0
@@ -479,7 +535,7 @@ def run_steps(
                 count, graded, strange = _take_input(
                     cells[first : ends[done]],
                     values[first : ends[done]] if has_values else values,
-                    has_values, point, state, marks, place, value_place,
+                    has_values, point, state, marks, place, value_place, scratch,
                 )  # fmt: skip
                 outside += strange
             else:

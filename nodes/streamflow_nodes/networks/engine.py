@@ -64,6 +64,8 @@ class Program:
     coefficients: NDArray[Any]
     state: NDArray[Any]  # at rest
     marks: _Int  # at rest
+    lasting_state: int  # from here on it lasts from step to step; lists before, as counts say
+    lasting_marks: int
     operations: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -87,7 +89,8 @@ def compile_network(
     """The wiring as tables.
 
     `watch` are units whose every entry is recorded; of `totals` sums over all steps are kept. Both
-    may name any unit but an Input. `precision` is of sums and states; weights are float32.
+    may name any unit but an Input. `precision` is of sums and states; weights and biases are
+    float32.
     NetworkError where the rules do not fit the network.
     """
     return _Compiler(wiring, rules, watch, totals, precision).program()
@@ -104,11 +107,30 @@ class State:
         room = sum(point.unit.size for point in program.watched())
         self.records = np.empty((room + max(records, room), 4) if room else (0, 4), np.float64)
         self.no_values = np.empty(0, program.state.dtype)
+        # addresses: the arrays must stay the ones they are
+        self.arrays = np.array(
+            [
+                (array.ctypes.data, array.size)
+                for array in (
+                    program.plan, program.weights, program.coefficients, self.state, self.marks,
+                    self.records,
+                )
+            ],
+            np.int64,
+        ).reshape(-1)  # fmt: skip
+        self.address = int(self.arrays.ctypes.data)
+        self.no_records = self.records[:0]
+
+    def __reduce__(self) -> Any:
+        """TypeError: a copy would write into the state that it was copied from."""
+        raise TypeError("a State is not copied; make another of its program, and use snapshot()")
 
     def rest(self) -> None:
         """Back to how it was before the first step."""
-        self.state[:] = self.program.state
-        self.marks[:] = self.program.marks
+        p = self.program
+        self.marks[k.STEP] = 0
+        self.marks[p.lasting_marks :] = p.marks[p.lasting_marks :]
+        self.state[p.lasting_state :] = p.state[p.lasting_state :]
 
     def snapshot(self) -> dict[str, Any]:
         """The state as a flat dict of arrays."""
@@ -136,13 +158,10 @@ class State:
         view that the next call writes over. When fewer steps are done than there are, call again
         with that as `begin`.
         """
-        p = self.program
-        # not *tables: Numba takes twice as long to be called with a starred argument
         done, written, outside = k.run_steps(
-            p.plan, p.weights, p.coefficients, self.state, self.marks, cells,
-            self.no_values if values is None else values, ends, begin, self.records,
-        )  # fmt: skip
-        return done, self.records[:written], outside
+            self.address, cells, self.no_values if values is None else values, ends, begin
+        )
+        return done, self.records[:written] if written else self.no_records, outside
 
     def values(self, name: str) -> NDArray[Any]:
         """What a unit gave in the last step, in its shape; fresh."""
@@ -179,9 +198,9 @@ class State:
 
     def _ordered(self, point: Point, column: int) -> NDArray[Any]:
         at = int(point.row[column])
-        flat = self.state[at : at + point.unit.size]
-        out = np.empty_like(flat)
-        out[slice(None) if point.order is None else point.order] = flat
+        out = self.state[at : at + point.unit.size].copy()
+        if point.order is not None:
+            out[point.order] = self.state[at : at + point.unit.size]
         return out.reshape(point.unit.output_shape)
 
 
@@ -264,17 +283,19 @@ class _Compiler:
         for leading in connections.values():
             for one in leading:
                 depth[one.path.source] = max(depth[one.path.source], one.path.ago)
-        rows = {name: self._row(units[name], depth[name] + 1) for name in names}
+        head = np.zeros(k.HEAD, np.int64)
+        longest = max(unit.size for unit in units.values())
+        head[k.SCRATCH_AT] = self._mark(longest + 1)
+        head[k.SCRATCH_VALUES_AT] = self._hold(np.zeros(longest))
+        lists = {name: self._list(units[name], depth[name] + 1) for name in names}
+        lasting_state, lasting_marks = self.stated, self.marked
+        rows = {name: self._row(units[name], depth[name] + 1, lists[name]) for name in names}
         table: list[_Int] = []
         for name in names:
             rows[name][k.FIRST] = len(table)
             table += [self._connect(one, units[name], rows[name]) for one in connections[name]]
             rows[name][k.LAST] = len(table)
             self._watch(name, rows[name], given)
-        longest = max(unit.size for unit in units.values())
-        head = np.zeros(k.HEAD, np.int64)
-        head[k.SCRATCH_AT] = self._mark(longest)
-        head[k.SCRATCH_VALUES_AT] = self._hold(np.zeros(longest))
         head[k.POINTS], head[k.IS_SUBTRACT] = len(names), self.rules.reset == "subtract"
         head[k.POINTS_AT] = self._tell(np.concatenate([rows[name] for name in names]))
         head[k.CONNECTIONS_AT] = self._tell(np.concatenate([*table, np.zeros(0, np.int64)]))
@@ -289,6 +310,8 @@ class _Compiler:
             _fixed(np.concatenate([*self.coefficients, np.zeros(1)]).astype(self.type)),
             _fixed(np.concatenate(self.state).astype(self.type)),
             _fixed(self._marks(names, rows)),
+            lasting_state,
+            lasting_marks,
             self.operations,
         )
 
@@ -370,15 +393,23 @@ class _Compiler:
         places = np.arange(unit.size).reshape(unit.output_shape)
         return np.ascontiguousarray(np.moveaxis(places, 0, -1)).reshape(-1)
 
-    def _row(self, unit: Unit, slots: int) -> _Int:
+    def _list(self, unit: Unit, slots: int) -> tuple[int, int, int]:
+        """Where the list of a point, its values, and the accumulator of an Input are."""
+        values = self._hold(np.zeros(unit.size * slots))
+        # an Input's holds sums within a step only
+        sums = self._hold(np.zeros(unit.size)) if unit.kind == "Input" else -1
+        return self._mark(unit.size * slots), values, sums
+
+    def _row(self, unit: Unit, slots: int, lists: tuple[int, int, int]) -> _Int:
         row = np.full(k.POINT_WIDTH, -1, np.int64)
         size, kind = unit.size, _KINDS.get(unit.kind, k.SUM)
         row[[k.KIND, k.SIZE, k.SLOTS]] = kind, size, slots
         bias = self._bias(unit)
         at_rest = self._bias(unit, is_first=True)
-        row[k.ACCUMULATOR] = self._hold(np.zeros(size) if at_rest is None else at_rest)
+        row[[k.LIST, k.VALUES, k.ACCUMULATOR]] = lists
+        if unit.kind != "Input":
+            row[k.ACCUMULATOR] = self._hold(np.zeros(size) if at_rest is None else at_rest)
         row[k.BIAS] = self._count(np.zeros(size) if bias is None else bias)
-        row[k.LIST], row[k.VALUES] = self._mark(size * slots), self._hold(np.zeros(size * slots))
         row[k.COUNTS], row[k.SPIKES] = self._mark(2 * slots), self._mark(1)
         row[k.IS_RECORDED] = row[k.BLOCK] = row[k.IS_WHOLE] = 0
         row[[k.POTENTIAL, k.CURRENT, k.COEFFICIENTS]] = row[k.ACCUMULATOR], row[k.ACCUMULATOR], 0
@@ -424,6 +455,7 @@ class _Compiler:
             if (bias := source.parameters.get("bias")) is not None:
                 spatial = source.kind in ("Conv1d", "Conv2d")
                 extra = (1,) * (len(source.output_shape) - 1) if spatial else ()
+                bias = bias.astype(np.float32)  # as weights are
                 total = total + bias.reshape(bias.shape + extra)
         return self._ordered(unit, total) if total.any() else None
 
