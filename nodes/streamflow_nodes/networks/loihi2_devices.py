@@ -7,10 +7,15 @@ and a class method `probe()`, which is true where a chip answers.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
+import queue
+import signal
+import time
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
@@ -30,7 +35,8 @@ from .nir_file import NetworkError
 
 Asked = Literal["auto", "hardware", "lava", "emulator"]
 DRIVERS = "streamflow.loihi2"
-BLOCK = 256  # steps that Lava is told to run at once, each of which waits for its input
+BLOCK = 64  # steps that Lava is told to run at once, each of which waits for its input
+PATIENCE = 60.0  # seconds for an answer of Lava: a step takes milliseconds, its start seconds
 
 
 class Device(Protocol):
@@ -172,12 +178,13 @@ class LavaDevice:
         self._config = config(
             select_tag="fixed_pt",
             exception_proc_model_map={
-                injector.Injector: injector.PyLoihiInjectorModel,
+                injector.Injector: _whole_injector(injector),
                 extractor.Extractor: extractor.PyLoihiExtractorModel,
             },
         )
         self._steps = _lava("magma.core.run_conditions").RunSteps
         self._left = 0
+        self._failed = False
         self._given: dict[str, NDArray[np.int32]] = {}
         self._running = False
 
@@ -185,12 +192,51 @@ class LavaDevice:
         if self._left == 0:
             if self._running:
                 self._injector.wait()
-            self._injector.run(self._steps(BLOCK, blocking=False), self._config)
+            else:
+                _end_with_parent()
             self._running, self._left = True, BLOCK
+            self._injector.run(self._steps(BLOCK, blocking=False), self._config)
         self._injector.send(frame.astype(np.float64))
         for name, extractor in self._extractors.items():
+            self._wait_for(extractor)
             self._given[name] = np.rint(extractor.receive()).astype(np.int32)
         self._left -= 1
+
+    def _wait_for(self, extractor: Any) -> None:
+        """Until an answer is there; NetworkError if Lava's processes fail, or none comes.
+
+        `receive` alone waits for ever, and Lava tells of a process that failed only in `wait`.
+        """
+        answers = extractor.out_port.external_pipe_csp_recv_port._queue
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                answers.get(timeout=0.5, peek=True)
+                return
+            except queue.Empty:
+                self._raise_failure()
+            if time.monotonic() > until:
+                self._failed = True
+                raise NetworkError(
+                    f"backend lava: no answer for {PATIENCE:.0f} s; use backend emulator, which "
+                    "is the same bit for bit"
+                )
+
+    def _raise_failure(self) -> None:
+        """NetworkError if one of Lava's processes has raised an error or is gone."""
+        for actor in self._actors():
+            if actor.exception:
+                said = str(actor.exception[1]).strip().splitlines()[-1]
+            elif actor.exitcode:
+                said = f"exit status {actor.exitcode}"
+            else:
+                continue
+            self._failed = True
+            raise NetworkError(f"backend lava: one of Lava's processes failed: {said}")
+
+    def _actors(self) -> list[Any]:
+        runtime = self._injector.runtime
+        return [] if runtime is None else list(runtime._messaging_infrastructure.actors)
 
     def messages(self, name: str) -> NDArray[np.int32]:
         return self._of(name).copy()
@@ -216,12 +262,53 @@ class LavaDevice:
     def close(self) -> None:
         if not getattr(self, "_running", False):
             return
+        self._running = False
+        try:
+            if not self._failed:
+                self._end()
+        finally:
+            if self._failed:
+                self._kill()
+
+    def _end(self) -> None:
         rest = np.zeros(self._inputs, np.int32)
         while self._left:  # Lava ends between runs only, and each of its steps waits for an input
             self.step(rest)
         self._injector.wait()
         self._injector.stop()
-        self._running = False
+
+    def _kill(self) -> None:
+        """End processes that do not answer any more: Lava's own `stop` would wait for them."""
+        for actor in self._actors():
+            if actor.is_alive():
+                actor.kill()
+        runtime = self._injector.runtime
+        if runtime is not None:
+            runtime._is_started = runtime._is_running = False
+            runtime._messaging_infrastructure.stop()
+
+
+def _whole_injector(injector: Any) -> Any:
+    """Lava's model of its Injector, which gives integers.
+
+    Lava's own gives floats, and its Dense fails when it shifts the sum of such messages.
+    """
+    ports, kinds = _lava("magma.core.model.py.ports"), _lava("magma.core.model.py.type")
+    port = kinds.LavaPyType(ports.PyOutPort.VEC_DENSE, np.int32)
+    return type("WholeInjector", (injector.PyLoihiInjectorModel,), {"out_port": port})
+
+
+def _end_with_parent() -> None:
+    """Let the kernel end Lava's processes if this one is killed: they would wait for ever."""
+    global _watched
+    if _watched or platform.system() != "Linux":
+        return
+    libc, die = ctypes.CDLL(None), 1  # PR_SET_PDEATHSIG of prctl(2)
+    os.register_at_fork(after_in_child=lambda: libc.prctl(die, signal.SIGKILL))
+    _watched = True
+
+
+_watched = False
 
 
 def _check_for_lava(network: Loihi2Network, outputs: Sequence[str]) -> None:
