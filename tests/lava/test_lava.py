@@ -21,7 +21,10 @@ from streamflow_nodes.networks.loihi2_network import (
 from streamflow_nodes.networks.nir_file import NetworkError
 
 pytest.importorskip("lava", reason="Lava is not installed here; `make test-lava` has it")
-pytestmark = pytest.mark.filterwarnings("default")  # Lava's and its dependencies' own
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # Lava's and its dependencies' own
+    pytest.mark.timeout(400),  # a dozen processes that start, and kernels that compile
+]
 sys.path.append(str(Path(__file__).resolve().parents[1] / "networks"))
 
 
@@ -192,6 +195,28 @@ def test_the_node_answers_with_lava_what_it_answers_with_the_emulator(tmp_path):
     assert out["lava"].items("spikes").tolist() == out["emulator"].items("spikes").tolist()
     assert len(out["lava"].items("spikes")) > 10
     assert out["lava"].results["answered"] == "lava"
+
+
+def test_a_process_of_lava_that_dies_is_told_at_once_and_leaves_no_other():
+    population = Population("a", (2,), vth=9)
+    connection = Connection(INPUT, "a", np.full((2, 3), 40))
+    device = LavaDevice()
+    device.load(Loihi2Network((3,), (population,), (connection,), 1), ["a"])
+    device.step(np.ones(3, np.int32))
+    actors = device._actors()
+    pids = [actor.pid for actor in actors]
+    actors[-1].kill()
+
+    def go_on():
+        for _ in range(3):  # what was under way may still be answered
+            device.step(np.ones(3, np.int32))
+
+    with pytest.raises(NetworkError, match="one of Lava's processes failed: exit status -9"):
+        go_on()
+    device.close()
+
+    assert len(pids) > 3
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 def test_hardware_is_refused_with_what_lavas_probe_says():

@@ -59,7 +59,9 @@ def test_two_layers_equal_lavas_fixed_point_bit_for_bit(case):
 
 
 def test_a_neuron_equals_what_was_recorded_on_a_chip():
-    # the probe of the chip reads 128 in the step of a spike, where the CPU model has its reset
+    # dv and vth were found by trying pairs on this very trace: that a pair gives every step is
+    # what is tested. The probe of the chip reads 128 in the step of a spike, where the CPU model
+    # has its reset
     recorded = np.load(DATA / "lif_loihi2.npz")
     network = Loihi2Network(
         (1,),
