@@ -1,18 +1,23 @@
-"""From kill -9 to data flowing again: the shipped graph, a small one, and Ray, by turns.
+"""From kill -9 to data flowing again: the shipped graph, a small one, dora and Ray, by turns.
 
-    python benchmarks/restart.py [--kills 10] [--ray PYTHON] [--before PYTHON]
+    python benchmarks/restart.py [--kills 10] [--small]
+        [--dora PYTHON] [--ray PYTHON] [--before PYTHON]
 
 All run at the same time, and are killed one after the other, so that each has the same machine:
 
 - flow_cytometry (paced, half speed, a recording of its SIMULATED sample again and again): its
   processes `hot` (trigger, spiking network, linear model) and `files` (CSV, FCS, scores).
 - small: a source, a processor that snapshots, and a CSV file, a process each.
+- dora (`--dora` is a Python that has dora-rs and dora-rs-cli): a source of 200 packets a second and
+  a sink on dora's own edge, a process each, restarted by dora after 0.1 s. They load nothing,
+  keep no state, and lose what was under way.
 - Ray (`--ray` is a Python that has ray and pyzmq): two actors that pass ZeroMQ messages on;
-  `max_restarts=-1`. They load nothing, keep no state, and lose what was under way.
+  `max_restarts=-1`. As dora, they load and keep nothing.
 - before (`--before` is a Python with another streamflow): flow_cytometry with that one.
 
 Ours flows again when a successor has committed a packet that its predecessor had not; 0.1 s of it
-is the back-off before a restart. Ray's when five more messages have arrived.
+is the back-off before a restart. dora's when one message has come from or to the successor, Ray's
+when five have arrived.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ TESTKINDS = HERE.parent / "tests" / "testkinds"
 LOOPS = 90  # of the sample's 1.95 s: 7 minutes at half speed
 SETTLE_S = 1.0  # between a return and the next kill of the same process
 PROMISE = 1.0  # s, median
+PEERS = ("dora", "Ray")
 # on a busy machine Ray takes longer to start than the 30 s that it waits for itself
 RAY = {"RAY_raylet_start_wait_time_s": "240", "RAY_USAGE_STATS_ENABLED": "0"}
 
@@ -101,6 +107,7 @@ class Subject:
         self.process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, **RAY, "PYTHONPATH": f"{TESTKINDS}:{HERE}"},
+            start_new_session=True,  # the kernel shares the cores between sessions
         )  # fmt: skip
         self.said = self._answer()
         self.times: dict[str, list[float]] = {victim: [] for victim in victims}
@@ -118,6 +125,7 @@ class Subject:
         self.process.stdin.write(f"{victim}\n")
         self.process.stdin.flush()
         self.times[victim].append(float(self._answer()))
+        print(f"{self.name}: {victim} {self.times[victim][-1]:.2f} s", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """No more kills."""
@@ -138,6 +146,8 @@ def row(name: str, times: list[float], rest: list[str]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=10, help="of each process")
+    parser.add_argument("--small", action="store_true", help="without the shipped graph")
+    parser.add_argument("--dora", metavar="PYTHON")
     parser.add_argument("--ray", metavar="PYTHON")
     parser.add_argument("--before", metavar="PYTHON")
     parser.add_argument("--serve", metavar="GRAPH", help=argparse.SUPPRESS)
@@ -152,7 +162,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recording = folder / "long.raw"
-        write_long([str(SHIPPED / "sample.raw")], LOOPS, recording)
+        if not options.small:
+            write_long([str(SHIPPED / "sample.raw")], LOOPS, recording)
         (folder / "shipped.yaml").write_text(shipped(recording))
         (folder / "small.yaml").write_text(SMALL)
 
@@ -162,11 +173,14 @@ def main() -> None:
         wanted: list[tuple[str, list[str], list[str]]] = [
             ("flow_cytometry", ["hot", "files"], ours(sys.executable, "shipped.yaml")),
             ("small", ["middle", "rows"], ours(sys.executable, "small.yaml")),
-        ]
+        ][options.small :]
         if options.before:
             wanted.append(
                 ("before: flow_cytometry", ["hot", "files"], ours(options.before, "shipped.yaml"))
             )
+        if options.dora:
+            command = [options.dora, str(HERE / "_restart_dora.py")]
+            wanted.append(("dora", ["sink", "source"], command))
         if options.ray:  # first, because it takes longest to start
             command = [options.ray, str(HERE / "_restart_ray.py")]
             wanted.insert(0, ("Ray", ["sink", "source"], command))
@@ -191,20 +205,23 @@ def main() -> None:
 def report(
     subjects: list[Subject], seconds: float, loads: list[float], print_table: Any, verdict: Any
 ) -> None:
-    """The table: each process, each subject, and how it compares with Ray."""
-    rays = [t for s in subjects if s.name == "Ray" for times in s.times.values() for t in times]
+    """The table: each process, each subject, and how it compares with the peers."""
+    all_of = {s.name: [t for times in s.times.values() for t in times] for s in subjects}
+    peers = {name: float(np.median(all_of[name])) for name in PEERS if name in all_of}
     rows = []
     for subject in subjects:
-        everything = [t for times in subject.times.values() for t in times]
-        name = f"Ray {subject.said}" if subject.name == "Ray" else subject.name
+        everything = all_of[subject.name]
+        is_peer = subject.name in peers
+        name = f"{subject.name} {subject.said}" if is_peer else subject.name
         for victim, times in subject.times.items():
-            rows.append(row(f"{name}: {victim}", times, ["", ""]))
+            rows.append(row(f"{name}: {victim}", times, [*len(peers) * [""], ""]))
         p50 = float(np.median(everything))
-        against = f"{p50 / float(np.median(rays)):.2f}" if rays else ""
-        kept = "" if subject.name.startswith(("Ray", "before")) else verdict(p50, PROMISE)
-        rows.append(row(name, everything, [against, kept]))
+        against = [f"{p50 / peer:.2f}" for peer in peers.values()]
+        kept = "" if is_peer or subject.name.startswith("before") else verdict(p50, PROMISE)
+        rows.append(row(name, everything, [*against, kept]))
     load = f"load {min(loads):.1f} to {max(loads):.1f}"
-    head = ["killed", "kills", "p50 s", "p90 s", "max s", "p50 / Ray", f"p50 <= {PROMISE:g} s"]
+    ratios = [f"p50 / {name}" for name in peers]
+    head = ["killed", "kills", "p50 s", "p90 s", "max s", *ratios, f"p50 <= {PROMISE:g} s"]
     print_table(f"From kill -9 to data flowing again ({seconds:.0f} s, {load})", head, rows)
 
 
