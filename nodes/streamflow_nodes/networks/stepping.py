@@ -83,6 +83,8 @@ class _Compiled:
         done, before = 0, self._state.steps
         while done < len(ends):
             done, records, _ = self._state.run(cells, ends, values, done)
+            if not len(records):
+                continue
             points = records[:, 1].astype(np.int64)
             steps = records[:, 0].astype(np.int64) - before
             places = records[:, 2].astype(np.int64) + self._first[points]
@@ -129,9 +131,8 @@ class _Framed:
     def run(self, cells: _Int, ends: _Int, values: NDArray[Any] | None) -> Iterator[Entries]:
         first = 0
         for step, end in enumerate(ends.tolist()):
-            frame = np.zeros(self._size, np.float32)
-            given = np.ones(end - first, np.float32) if values is None else values[first:end]
-            np.add.at(frame, cells[first:end], given)
+            given = None if values is None else values[first:end]
+            frame = np.bincount(cells[first:end], given, self._size).astype(np.float32)
             first = end
             out = self._engine.step(frame)
             for name in self._tap:

@@ -51,6 +51,12 @@ class Loihi2(SpikingNetwork, Node[Loihi2Settings]):
             devices = [make_device(asked.backend) for _ in range(asked.instances)]
         except NetworkError as error:
             raise NodeError(self.name, f"settings: {error}") from error
+        if asked.rest_after is not None and devices[0].name != "emulator":
+            raise NodeError(
+                self.name,
+                f"settings: rest_after, which {devices[0].name} cannot do: its state is out of "
+                "reach; leave it out, or use backend emulator",
+            )
         # there it is one back end of several; which device stands behind it is said here
         self.settings = msgspec.structs.replace(asked, backend="loihi2")
         try:

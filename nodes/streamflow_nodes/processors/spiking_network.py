@@ -30,6 +30,7 @@ from ..networks.stepping import make_steppers, offsets_of
 from ..networks.wiring import read_network
 
 _Int = NDArray[np.int64]
+_NEVER = -(1 << 62)
 AT_ONCE = 4096  # steps handed to the engine in one call: bounds what a long silence holds in memory
 
 
@@ -65,6 +66,8 @@ class SpikingNetworkSettings(Settings, frozen=True, kw_only=True):
     """What several events of one pixel and polarity in a step are: their number, or 1."""
     instances: Positive = 1
     """Networks side by side, each with a state of its own: along x for events, else by unit."""
+    rest_after: Seconds | None = None
+    """Silence after which the network is put to rest (s), whole steps; null: never."""
 
 
 class SpikingNetwork(Node[SpikingNetworkSettings]):
@@ -83,10 +86,16 @@ class SpikingNetwork(Node[SpikingNetworkSettings]):
     each `window`. Layers that give numbers rather than spikes are in membrane, and in rates as
     their sum per second; in `spikes` one appears when it is not 0. No packet where nothing spikes.
 
+    A network that was trained on recordings begins each of them at rest. In a stream what one left
+    in the membranes would drive the next, for ever in neurons that do not leak (IF). With
+    `rest_after`, when no input has come for so long, all states go back to what they were before
+    the first step. Silence is counted in steps of stream time; all `instances` share it; of
+    `values`, a row of zeros is silence.
+
     The equations are in `networks/rules.py`; the rules stand in the results. The result does not
     depend on how the input was cut into packets. State: the network's, the open step, the open
-    window. Events and units outside are left out and counted as `outside`; what is older than the
-    open step counts in it, and as `late`.
+    window, when the last input came. Events and units outside are left out and counted as
+    `outside`; what is older than the open step counts in it, and as `late`.
 
         digits: {kind: spiking_network, inputs: {events: camera.events},
                  settings: {model: digits.nir, step: 0.001}}
@@ -123,6 +132,10 @@ class SpikingNetwork(Node[SpikingNetworkSettings]):
             raise NodeError(
                 self.name, f"settings: window {s.window} us is not a multiple of {self._step} us"
             )
+        self._silence = self._silent_steps()
+        if self._silence is not None:
+            self._resting = [stepper.snapshot() for stepper in self._steppers]
+        self._last = _NEVER  # step of the last input
         self._port: str | None = None
         self._start: int | None = None  # of the open step, us
         self._reached = 0  # where the data end so far
@@ -153,6 +166,20 @@ class SpikingNetwork(Node[SpikingNetworkSettings]):
                 f"settings: {what} is {seconds} s, not a whole number of microseconds; give step",
             )
         return step
+
+    def _silent_steps(self) -> int | None:
+        """Steps of silence after which the network is put to rest."""
+        seconds = self.settings.rest_after
+        if seconds is None:
+            return None
+        steps, rest = divmod(self._whole("rest_after", seconds), self._step)
+        if rest or not steps:
+            raise NodeError(
+                self.name,
+                f"settings: rest_after {seconds} s is not a multiple of the step of {self._step} "
+                "us",
+            )
+        return steps
 
     # --- what comes in
 
@@ -289,7 +316,39 @@ class SpikingNetwork(Node[SpikingNetworkSettings]):
     def _run(
         self, first: int, last: int, steps: _Int, cells: _Int, values: Any = None
     ) -> Iterator[Emission]:
-        """Steps [first, last); `steps`, `cells` and `values` are what comes in, in step order."""
+        """Steps [first, last), with the rests between them.
+
+        `steps`, `cells` and `values` are what comes in, in step order.
+        """
+        if self._silence is None:
+            yield from self._stretch(first, last, steps, cells, values)
+            return
+        due = self._last + self._silence + 1
+        if last - first <= self._silence and (
+            not first <= due < last or (len(steps) and int(steps[0]) < due)
+        ):  # too short for another rest than the one that is due, which does not come
+            if len(steps):
+                self._last = int(steps[-1])
+            yield from self._stretch(first, last, steps, cells, values)
+            return
+        before = np.unique(np.append(steps, self._last))
+        after = np.append(before[1:], last + self._silence)
+        # silent for so long: at rest from the step that follows
+        rests = before[after - before > self._silence] + self._silence + 1
+        for until in [*rests[(rests > first) & (rests < last)].tolist(), last]:
+            if first in rests:
+                for stepper, state in zip(self._steppers, self._resting, strict=True):
+                    stepper.restore(state)
+            a, b = np.searchsorted(steps, (first, until))
+            given = None if values is None else values[a:b]
+            yield from self._stretch(first, until, steps[a:b], cells[a:b], given)
+            first = until
+        self._last = int(before[-1])
+
+    def _stretch(
+        self, first: int, last: int, steps: _Int, cells: _Int, values: Any
+    ) -> Iterator[Emission]:
+        """Steps [first, last), without a rest after the first."""
         most = 1 if "membrane" in self.settings.give else AT_ONCE
         rows: list[Any] = []
         begun = first
@@ -335,20 +394,27 @@ class SpikingNetwork(Node[SpikingNetworkSettings]):
         instance = cells // self._inputs if s.instances > 1 else None
         times, units, amounts, potentials = [], [], [], []
         for number, stepper in enumerate(self._steppers):
-            own = slice(None) if instance is None else instance == number
-            at, places = steps[own], cells[own] - number * self._inputs
-            given = None if values is None else values[own]
+            if instance is None:
+                at, places, given = steps, cells, values
+            else:
+                own = instance == number
+                at, places = steps[own], cells[own] - number * self._inputs
+                given = None if values is None else values[own]
             if s.counting == "binary" and given is None and len(places):
                 both = np.unique((at - first) * self._inputs + places)
                 at, places = both // self._inputs + first, both % self._inputs
             ends = np.searchsorted(at, np.arange(first + 1, last + 1)).astype(np.int64)
             places = np.ascontiguousarray(places, np.int64)
             for when, where, amount in stepper.run(places, ends, given):
-                times.append((when + first) * self._step)
-                units.append(where + number * self._width)
-                amounts.append(amount)
+                if len(when):
+                    times.append((when + first) * self._step)
+                    units.append(where + number * self._width)
+                    amounts.append(amount)
             if "membrane" in s.give:
                 potentials.append(stepper.membranes())
+        found = np.empty(0, SPIKE)
+        if not times:
+            return found, np.concatenate(potentials) if potentials else None
         time, unit = np.concatenate(times), np.concatenate(units)
         if "rates" in s.give:
             np.add.at(self._sums, unit, np.concatenate(amounts))
@@ -356,8 +422,6 @@ class SpikingNetwork(Node[SpikingNetworkSettings]):
             order = np.lexsort((unit, time))
             found = np.empty(len(order), SPIKE)
             found["timestamp"], found["unit"] = time[order], unit[order]
-        else:
-            found = np.empty(0, SPIKE)
         return found, np.concatenate(potentials) if potentials else None
 
     def _rates_of(self, start: int) -> Emission:
@@ -377,6 +441,7 @@ class SpikingNetwork(Node[SpikingNetworkSettings]):
             "reached": self._reached,
             "window": self._window,
             "sums": self._sums.copy(),
+            "last": self._last,
             "cells": np.concatenate([np.empty(0, np.int64), *self._cells]),
         }
         for number, stepper in enumerate(self._steppers):
@@ -390,6 +455,7 @@ class SpikingNetwork(Node[SpikingNetworkSettings]):
         self._start, self._reached = state["start"], state["reached"]
         self._window, self._cells = state["window"], [state["cells"]]
         self._sums[:] = state["sums"]
+        self._last = state["last"]
         for number, stepper in enumerate(self._steppers):
             head = f"{number}."
             stepper.restore(

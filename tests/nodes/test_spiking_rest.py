@@ -15,7 +15,6 @@ from streamflow_nodes.networks.rules import Rules
 from streamflow_nodes.networks.wiring import read_network
 from streamflow_nodes.processors.norse_network import NorseNetwork
 from streamflow_nodes.processors.spiking_network import SpikingNetwork
-from streamflow_nodes.processors.spiking_trials import SpikingTrials
 
 from streamflow.errors import NodeError
 from streamflow.packet import EVENT
@@ -94,7 +93,7 @@ def test_after_silence_a_trial_finds_the_network_at_rest_however_packets_are_cut
 ) -> None:
     array = recording(seed, gaps)
     whole = events(array, width=SIZE, height=SIZE, start=0)
-    node = SpikingTrials(settings_of(model, rest_after=5 * STEP * 1e-6))
+    node = SpikingNetwork(settings_of(model, rest_after=5 * STEP * 1e-6))
 
     out = drive(node, events=cut(whole, size))
 
@@ -107,7 +106,7 @@ def test_it_goes_on_after_a_restart_in_the_middle_of_silence_and_of_trials(model
     chosen = settings_of(model, rest_after=5 * STEP * 1e-6)
 
     for taken in range(1, len(pieces)):
-        first, second = SpikingTrials(chosen), SpikingTrials(chosen)
+        first, second = SpikingNetwork(chosen), SpikingNetwork(chosen)
         for node in (first, second):
             node.open()
         found: list[Any] = []
@@ -125,7 +124,7 @@ def test_it_goes_on_after_a_restart_in_the_middle_of_silence_and_of_trials(model
 
 def test_a_rest_that_is_no_whole_number_of_steps_is_one_error(model: Path) -> None:
     with pytest.raises(NodeError, match="not a multiple of the step of 100 us"):
-        SpikingTrials(settings_of(model, rest_after=250e-6)).open()
+        SpikingNetwork(settings_of(model, rest_after=250e-6)).open()
 
 
 def test_norse_network_takes_the_place_of_spiking_network(model: Path) -> None:
