@@ -21,7 +21,7 @@ from mixing import RATE, Mix, fixed_mixes
 from streamflow_nodes.linear_rnn.model_file import read_model
 
 MODEL = Path(__file__).resolve().parents[2] / "graphs" / "denoise" / "model.safetensors"
-SNRS_DB, SECONDS, SEED = (0.0, 5.0, 10.0), 4.0, 17
+SNRS_DB, SECONDS, SEED = (0.0, 5.0, 10.0), 4.0, 21
 HEADER = """# Clips before and after
 
 Written by `examples/denoise/listen.py`: speech of the val split (readers that the network was not

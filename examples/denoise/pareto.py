@@ -49,7 +49,7 @@ def trained(options: argparse.Namespace) -> Points:
         network = Network(Shape(width, width // 2))
         network.mean.copy_(first.mean)
         network.scale.copy_(first.scale)
-        points[width, 0.0] = Training(network, options.rate, 0.0)
+        points[width, 0.0] = Training(network, options.rate)
     total = options.dense + options.more
     checkpoint = options.output.with_suffix(".pt")
     begun = 0
@@ -79,7 +79,7 @@ def trained(options: argparse.Namespace) -> Points:
 
 
 def parted(points: Points, rate: float) -> Points:
-    """From the dense network of each width, one for each sparsity."""
+    """From the dense network of each width, one for each sparsity, all moved by AdamW."""
     return {
         (width, sparsity): Training(copy.deepcopy(training.averaged), rate / 2, sparsity)
         for (width, _), training in points.items()

@@ -219,7 +219,7 @@ def aligned(wave: Wave, clean: Wave) -> tuple[Wave, int]:
     return padded[late : late + len(clean)], late
 
 
-def scored(clean: Cleaner, mixes: list[Mix], dnsmos: Dnsmos) -> dict[str, Any]:
+def scored(clean: Cleaner, mixes: list[Mix], dnsmos: Dnsmos, with_pesq: bool) -> dict[str, Any]:
     """The mean scores of one denoiser, its CPU time over the audio's, and its median delay."""
     clean(mixes[0].noisy)
     rows, late, spent, length = [], [], 0.0, 0
@@ -230,10 +230,12 @@ def scored(clean: Cleaner, mixes: list[Mix], dnsmos: Dnsmos) -> dict[str, Any]:
         length += len(mix.noisy)
         wave, delay = aligned(wave, mix.clean)
         late.append(delay)
-        scores = {"pesq": pesq(wave, mix.clean), "stoi": stoi(wave, mix.clean, RATE)}
+        scores: dict[str, float | None] = {}
+        if with_pesq:
+            scores = {"pesq": pesq(wave, mix.clean), "stoi": stoi(wave, mix.clean, RATE)}
         rows.append(row_of(mix, wave) | scores | (dnsmos(wave) or {}))
     told = summary(rows)
-    for name in ("pesq", "stoi"):
+    for name in ("pesq", "stoi") if with_pesq else ():
         told[name] = float(np.mean([row[name] for row in rows if row[name] is not None]))
     told["cpu_over_audio"] = spent / (length / RATE)
     told["late_ms"] = float(np.median(late)) / RATE * 1000
@@ -248,6 +250,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         "ovrl": "DNSMOS OVRL", "sig": "SIG", "bak": "BAK", "pesq": "PESQ", "stoi": "STOI",
         "cpu_over_audio": "CPU time / audio", "late_ms": "late / ms",
     }  # fmt: skip
+    told = next(iter(results.values()))
+    columns = {key: title for key, title in columns.items() if key in told}
     digits = {"stoi": 3, "cpu_over_audio": 3, "late_ms": 0}
     lines = [f"| | {' | '.join(columns.values())} |", f"|---{'|---' * len(columns)}|"]
     for name, told in sorted(results.items(), key=lambda item: -item[1]["gain"]):
@@ -266,6 +270,7 @@ def main() -> None:
     parser.add_argument(
         "--models", type=Path, nargs="*", default=sorted(MODELS.glob("*.safetensors"))
     )
+    parser.add_argument("--pesq", action="store_true", help="PESQ and STOI too, which take long")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     mixes = list(fixed_mixes(options.data, options.split, options.mixes))
@@ -280,7 +285,7 @@ def main() -> None:
         except (ImportError, OSError) as error:
             print(f"{name}: left out: {error}", flush=True)
             continue
-        results[name] = scored(clean, mixes, dnsmos)
+        results[name] = scored(clean, mixes, dnsmos, options.pesq)
         print(shown(name, results[name]), flush=True)
     print(table(results))
     if options.json:

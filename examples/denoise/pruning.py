@@ -2,8 +2,7 @@
 
 The share follows `final * (1 - (1 - progress)^3)` (M. Zhu and S. Gupta, 2017); layers keep shares
 of their weights by the rule of Erdos, Renyi and kernels (U. Evci and others, 2020): in proportion
-to (rows + columns) / (rows * columns). Gradients go straight through to weights that are zero, so
-that they may come back, as in the recipes of A. Pierro, S. Abreu and others (2025). The two parts
+to (rows + columns) / (rows * columns). A weight that went stays zero. The two parts
 of an input weight of a complex state go together: discretisation mixes them.
 
 Where bits are given, what the forward pass sees is rounded to them as well, one power of two for
@@ -20,7 +19,7 @@ import torch
 from network import Network
 from torch import Tensor
 
-FROZEN_FROM = 0.7  # of the training: from there on the same weights stay zero
+FROZEN_FROM = 0.4  # of the training: from there on the same weights stay zero
 
 
 class Pruning:

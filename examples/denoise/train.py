@@ -129,13 +129,15 @@ def validate(network: Network, mixes: list[tuple[Tensor, Tensor]]) -> float:
 class Training:
     """A network that learns batch by batch, its running average, and its pruned weights.
 
-    Matrices are moved by Muon (K. Jordan and others, 2024), the rest by AdamW; what makes the
-    state's eigenvalues moves at a quarter of the rate, as S5 does.
+    Matrices are moved by Muon (K. Jordan and others, 2024) unless they are pruned, the rest by
+    AdamW; what makes the state's eigenvalues moves at a quarter of the rate, as S5 does.
     """
 
-    def __init__(self, network: Network, rate: float, sparsity: float, bits: int = 0) -> None:
+    def __init__(
+        self, network: Network, rate: float, sparsity: float | None = None, bits: int = 0
+    ) -> None:
         self.network, self.averaged = network, copy.deepcopy(network)
-        self.pruning = Pruning(network, sparsity, bits)
+        self.pruning = Pruning(network, sparsity or 0.0, bits)
         self.step = 0
         matrices = [value for value in network.parameters() if value.ndim == 2]
         others = {name: value for name, value in network.named_parameters() if value.ndim < 2}
@@ -144,10 +146,15 @@ class Training:
             {"params": [others.pop(name) for name in slow], "lr": rate / 4},
             {"params": list(others.values()), "lr": rate},
         ]
-        muon = torch.optim.Muon(
-            matrices, lr=2 * rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-        )
-        self.optimisers = [torch.optim.AdamW(groups, weight_decay=0.0), muon]
+        self.optimisers = []
+        if sparsity is not None:
+            # Muon moves all numbers of a matrix about as far, and so stirs what is to be pruned
+            groups.append({"params": matrices, "lr": rate})
+        else:
+            self.optimisers.append(torch.optim.Muon(
+                matrices, lr=2 * rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+            ))  # fmt: skip
+        self.optimisers.insert(0, torch.optim.AdamW(groups, weight_decay=0.0))
         self.rates = [[group["lr"] for group in one.param_groups] for one in self.optimisers]
 
     def learn(self, batch: Batch, progress: float) -> float:
@@ -165,6 +172,7 @@ class Training:
         for one in self.optimisers:
             one.step()
             one.zero_grad()
+        self.pruning.apply_to(self.network)
         self.step += 1
         self._average(min(AVERAGE, self.step / (self.step + 10)))
         return float(gained)
@@ -214,7 +222,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="a checkpoint to take the weights of")
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--steps", type=float, default=math.inf, help="instead of minutes")
-    parser.add_argument("--sparsity", type=float, default=0, help="share of weights to make zero")
+    parser.add_argument("--sparsity", type=float, help="share of weights to make zero")
     parser.add_argument("--bits", type=int, default=0, help="to round weights to (0: not)")
     parser.add_argument("--plain", type=float, default=0, help="share of mixes left unchanged")
     parser.add_argument("--width", type=int, default=128)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import subprocess
 import sys
@@ -238,26 +239,49 @@ def test_rounded_weights_are_whole_steps_of_a_power_of_two_and_nearest():
         assert float((row - other).abs().max()) <= step / 2
 
 
-def test_short_training_removes_noise_and_goes_on_from_its_checkpoint(data, tmp_path):
-    checkpoint = tmp_path / "small.pt"
+@pytest.mark.parametrize("sparsity", [None, 0.5])
+def test_training_goes_on_from_its_state_as_if_it_had_not_stopped(sparsity):
+    import torch
+    from train import Training, batch_of
 
-    def run(*more):
+    torch.manual_seed(8)
+    clean = torch.randn(2, 4000)
+    batch = batch_of(clean + 0.3 * torch.randn(2, 4000), clean, small_network())
+    one = Training(small_network(), 1e-3, sparsity)
+    for step in range(3):
+        one.learn(batch, step / 6)
+    other = Training(small_network(), 1e-3, sparsity)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+
+    for training in (one, other):
+        for step in range(3, 6):
+            training.learn(batch, step / 6)
+
+    pairs = zip(one.shipped().parameters(), other.shipped().parameters(), strict=True)
+    assert all(torch.equal(value, again) for value, again in pairs)
+
+
+def test_short_training_removes_noise_and_a_sparse_network_goes_on_from_it(data, tmp_path):
+    def run(name, steps, *more):
         command = [sys.executable, str(EXAMPLE / "train.py"), "--data", str(data)]
-        command += ["--checkpoint", str(checkpoint), "--width", "24", "--states", "12"]
-        command += ["--batch", "4", "--seconds", "1", "--every", "100", "--rate", "6e-3", *more]
+        command += ["--checkpoint", str(tmp_path / name), "--width", "24", "--states", "12"]
+        command += ["--batch", "4", "--seconds", "1", "--every", "100", "--rate", "6e-3"]
+        command += ["--steps", str(steps), *more]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
         assert done.returncode == 0, done.stderr
-        return done.stdout.strip().splitlines()[-1]
+        last = done.stdout.strip().splitlines()[-1]
+        assert f"step {steps}:" in last
+        return float(last.split("val ")[1].split()[0])
 
-    first = run("--steps", "60")
-    last = run("--steps", "150", "--sparsity", "0.5", "--bits", "8")
+    dense = run("dense.pt", 100)
+    start = ("--start", str(tmp_path / "dense.pt"))
+    sparse = run("sparse.pt", 40, *start, "--sparsity", "0.5", "--bits", "8")
 
-    assert "step 60:" in first
-    assert "step 150:" in last
-    assert float(last.split("val ")[1].split()[0]) > 0.5  # dB; doing nothing gains 0
+    assert dense > 0.5  # dB; doing nothing gains 0
+    assert sparse > 0.5
 
 
-@pytest.mark.parametrize("name", ["model"])
+@pytest.mark.parametrize("name", ["model", "sparse"])
 def test_shipped_model_cleans_real_speech_and_leaves_good_speech_alone(name):
     from evaluate import cleaner, gains, parameters, summary
     from mixing import fixed_mixes
