@@ -2,8 +2,8 @@
 
 The share follows `final * (1 - (1 - progress)^3)` (M. Zhu and S. Gupta, 2017); layers keep shares
 of their weights by the rule of Erdos, Renyi and kernels (U. Evci and others, 2020): in proportion
-to (rows + columns) / (rows * columns). A weight that went stays zero. The two parts
-of an input weight of a complex state go together: discretisation mixes them.
+to (rows + columns) / (rows * columns). A weight that went stays zero. The two parts of an
+input weight of a complex state go together: discretisation mixes them.
 
 Where bits are given, what the forward pass sees is rounded to them as well, one power of two for
 each row, gradients straight through (Y. Bengio and others, 2013): so that a network is used to it
