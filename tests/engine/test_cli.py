@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,16 +24,17 @@ BAD = "nodes:\n  a: {kind: rmap}\n  b: {kind: relay}\n"
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The test package is installed; a folder of its own holds the graphs and the runtime files."""
     monkeypatch.syspath_prepend(THIRDPARTY)
     importlib.invalidate_caches()
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "run").mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     Path("good.yaml").write_text(GOOD)
     Path("bad.yaml").write_text(BAD)
-    return tmp_path
+    # a path to a socket has to be short
+    with tempfile.TemporaryDirectory(prefix="sf-") as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        yield tmp_path
 
 
 def fresh(code: str) -> subprocess.CompletedProcess[str]:
@@ -408,7 +410,7 @@ def test_doctor_says_when_the_kernel_cache_cannot_be_written(
 @pytest.fixture
 def runs(folder: Path) -> Iterator[Path]:
     """A runtime directory with one run that lives (its lock is held) and two that died."""
-    base = folder / "run" / "streamflow"
+    base = Path(os.environ["XDG_RUNTIME_DIR"], "streamflow")
     base.mkdir(mode=0o700)
     for name in ("living", "dead"):
         (base / name).mkdir()
@@ -451,8 +453,9 @@ def test_doctor_cleans_what_dead_runs_left_and_nothing_else(
 def test_doctor_refuses_a_runtime_directory_that_others_can_read(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "run" / "streamflow").mkdir(mode=0o755)
-    (folder / "run" / "streamflow").chmod(0o755)
+    runtime = Path(os.environ["XDG_RUNTIME_DIR"], "streamflow")
+    runtime.mkdir(mode=0o755)
+    runtime.chmod(0o755)
 
     (found,) = findings(capsys)["runtime directory"]
 

