@@ -117,7 +117,7 @@ def test_a_stateful_node_without_snapshots_says_that_it_lost_its_state(tmp_path:
     report = run.report
     assert killed >= 1
     # one that dies again before it has taken up the counters has lost no state of its own
-    assert 1 <= report["nodes"]["middle"]["state_lost"]
+    assert report["nodes"]["middle"]["state_lost"] >= 1
     assert report["nodes"]["middle"]["state_lost"] <= report["processes"]["middle"]["restarts"]
     assert_closed(report)
     assert [int(row["n"]) for row in read(tmp_path)] == list(range(ROWS * count))
