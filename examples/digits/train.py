@@ -94,7 +94,7 @@ def train(spikes: Any, labels: Any, *, epochs: int, seed: int) -> list[Any]:
             loss.backward()
             optimiser.step()
             right += int((counts.argmax(1) == y[batch]).sum())
-            loss_sum += float(loss) * len(batch)
+            loss_sum += float(loss.detach()) * len(batch)
         print(f"epoch {epoch + 1}: loss {loss_sum / len(x):.3f}, right {right / len(x):.1%}")
     return [p.detach().numpy() for layer in layers for p in (layer.weight, layer.bias)]
 
