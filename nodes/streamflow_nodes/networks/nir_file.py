@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# here and not where they are used: a restarted process finds what its kinds import loaded
+import h5py
+import nir
 import numpy as np
 
 from ..bounded_files import check_model
@@ -39,8 +42,6 @@ def read_nir(path: str | Path) -> NirFile:
     is not there, while one node that is there has no edge. Shapes are looked at by `wiring.wire`.
     NetworkError for everything else that is not a NIR graph, or that is larger than any model.
     """
-    import h5py
-
     path = str(path)
     if not Path(path).is_file():
         raise NetworkError(f"{path}: no such file; expected a network in NIR format (.nir)")
@@ -66,8 +67,6 @@ def _text(value: Any) -> Any:
 
 def _tree(group: Any) -> dict[str, Any]:
     """A group of HDF5 as nested dicts of numpy values and text."""
-    import h5py
-
     return {
         name: _tree(thing) if isinstance(thing, h5py.Group) else _text(thing[()])
         for name, thing in group.items()
@@ -76,8 +75,6 @@ def _tree(group: Any) -> dict[str, Any]:
 
 def _graph(raw: dict[str, Any], where: str, repairs: list[str]) -> Any:
     """The nir.NIRGraph of `raw`; `where` is its name with dots, empty for the outermost."""
-    import nir
-
     here = f"graph {where!r}" if where else "the graph"
     if not isinstance(raw.get("nodes"), dict) or "edges" not in raw:
         if where or "type" not in raw or raw["type"] == "NIRGraph":
@@ -97,8 +94,6 @@ def _graph(raw: dict[str, Any], where: str, repairs: list[str]) -> Any:
 
 
 def _node(name: str, raw: Any, repairs: list[str]) -> Any:
-    import nir
-
     if not isinstance(raw, dict) or not isinstance(raw.get("type"), str):
         raise NetworkError(f"node {name!r} has no type; expected a NIR node")
     kind = raw["type"]
