@@ -71,11 +71,12 @@ def load_for_successors(wanted: Sequence[str]) -> Iterator[None]:
 class ForkServer:
     """Forks on demand, reports deaths, and kills everyone when the supervisor is gone."""
 
-    def __init__(self, control: Control, supervisor: int) -> None:
-        self.control, self.supervisor = control, supervisor
+    def __init__(self, control: Control) -> None:
+        self.control = control
         self.directory: Path | None = None
         self.children: set[int] = set()
         self._loading: Iterator[None] | None = None
+        self._dismissed = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> None:
@@ -98,10 +99,14 @@ class ForkServer:
                     self._fork(message["process"], message["incarnation"], message["path"])
                 elif message["op"] == "load":
                     self._loading = load_for_successors(message["kinds"])
+                elif message["op"] == "end":
+                    self._dismissed = True
             self._load_more()
         self._kill_everyone()
-        if os.getppid() != self.supervisor and self.directory is not None:
-            shutil.rmtree(self.directory, ignore_errors=True)  # it was killed and left its folder
+        if not self._dismissed and self.directory is not None:
+            # it was killed and left its folder; it may still be our parent: a dying process closes
+            # its files first
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def _load_more(self) -> None:
         if self._loading is None:
@@ -164,7 +169,7 @@ def main(fd: int, supervisor: int) -> None:
         sys.exit(1)
     control = Control(socket.socket(fileno=fd))
     preload()
-    ForkServer(control, supervisor).serve()
+    ForkServer(control).serve()
 
 
 if __name__ == "__main__":

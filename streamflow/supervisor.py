@@ -132,6 +132,7 @@ class ForkServer:
 
     def stop(self) -> None:
         """End it; it kills whatever it has forked."""
+        self.control.send("end")
         self.control.close()
         try:
             self.process.wait(5)

@@ -19,6 +19,7 @@ from typing import Any
 
 TESTKINDS = Path(__file__).resolve().parents[1] / "testkinds"
 LIMIT = 60.0  # generous: how long anything that must come may take
+STARTED: list[subprocess.Popen[bytes]] = []  # by the test that runs; conftest.py ends what is left
 
 
 class Run:
@@ -53,6 +54,7 @@ class Run:
                 command, cwd=folder, env=environment, stdout=out, stderr=err,
                 stdin=subprocess.DEVNULL, preexec_fn=_die_with_the_tests,
             )  # fmt: skip
+        STARTED.append(self.process)
 
     def end(self) -> int:
         """Wait for the end; the exit code."""

@@ -56,6 +56,26 @@ def test_it_loads_what_the_graph_needs_and_has_one_thread(server: ForkServer) ->
     assert len(os.listdir(f"/proc/{pid}/task")) == 1
 
 
+@pytest.mark.parametrize("dismissed", [True, False])
+def test_the_runs_folder_goes_with_it_unless_it_was_dismissed(
+    tmp_path: Path, dismissed: bool
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "e0.1").touch()
+    server = ForkServer()
+    answer(server, "preloaded")
+    server.control.send("serve", directory=str(folder))
+
+    if dismissed:
+        server.stop()
+    else:  # all that it sees at first of an owner who was killed
+        server.control.close()
+        server.process.wait(60)
+
+    assert folder.exists() is dismissed
+
+
 def test_a_package_that_starts_threads_or_does_not_promise_is_left_to_the_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import LIMIT, TESTKINDS, Run, _die_with_the_tests
+from runs import LIMIT, STARTED, TESTKINDS, Run, _die_with_the_tests
 
 HERE, THERE = "10.77.0.1", "10.77.0.2"
 PORT = 7600
@@ -106,12 +106,13 @@ class Waiting:
         environment = {
             **os.environ, "PYTHONPATH": str(TESTKINDS), "XDG_RUNTIME_DIR": str(self.runtime),
         }  # fmt: skip
-        self.out = (folder / "host.txt").open("w")
-        self.process = subprocess.Popen(
-            [*inside, sys.executable, "-m", "streamflow.cli", "host", *options],
-            cwd=folder, env=environment, stdout=self.out, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, preexec_fn=_die_with_the_tests,
-        )  # fmt: skip
+        with (folder / "host.txt").open("w") as out:
+            self.process = subprocess.Popen(
+                [*inside, sys.executable, "-m", "streamflow.cli", "host", *options],
+                cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, preexec_fn=_die_with_the_tests,
+            )  # fmt: skip
+        STARTED.append(self.process)
         wait_for(lambda: "waiting at" in self.text or self.process.poll() is not None)
 
     @property
@@ -125,7 +126,6 @@ class Waiting:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(20)
-        self.out.close()
         assert not list((self.runtime / "streamflow").iterdir())
         shutil.rmtree(self.runtime)
 
