@@ -1,4 +1,4 @@
-"""UDP sockets of nodes: opened with one clear error, and asked for what the kernel dropped."""
+"""UDP sockets of nodes: opened with one clear error, and what was lost by them counted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import struct
 from typing import Any
 
 from streamflow.errors import DeviceError
+from streamflow.node import Node
 
 SO_MEMINFO, MEMINFO = 55, struct.Struct("9I")  # linux/sock_diag.h: the last of nine is the drops
 
@@ -18,6 +19,8 @@ PASSING = {errno.ENOBUFS, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN,
 def listening(host: str, port: int, buffer: int) -> socket.socket:
     """A socket that takes datagrams and does not block; the kernel is asked for `buffer` bytes."""
     found, address = _socket(host, port, "listen")
+    found.setblocking(False)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     try:
         found.bind(address)
     except OSError as error:
@@ -26,8 +29,6 @@ def listening(host: str, port: int, buffer: int) -> socket.socket:
             f"{host}:{port}: cannot listen ({error.strerror}); expected an address of this machine "
             "and a free port: choose another 'port', or 0 for any"
         ) from error
-    found.setblocking(False)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     return found
 
 
@@ -43,6 +44,30 @@ def connected(host: str, port: int) -> socket.socket:
             "machine that this one can reach: check 'host'"
         ) from error
     return found
+
+
+def sent(node: Node[Any], found: socket.socket, datagram: bytes | memoryview) -> bool:
+    """Whether the datagram left this machine; what is lost is a fault of the node.
+
+    `refused` is counted for each time that the receiver's machine said of an earlier datagram that
+    nobody listens, `unsent` where the network takes none for a while. The node's settings name
+    `host`, `port` and `datagram_bytes`. Raises DeviceError for what does not pass.
+    """
+    while True:
+        try:
+            found.send(datagram)
+            return True
+        except ConnectionRefusedError:
+            node.count_fault("refused")  # it tells of an earlier one; this has not been sent
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise DeviceError(
+                    f"{node.settings.host}:{node.settings.port}: cannot send ({error.strerror}); "
+                    f"expected a network that takes {len(datagram)} bytes at once: lower "
+                    "'datagram_bytes', or check 'host'"
+                ) from error
+            node.count_fault("unsent")
+            return False
 
 
 def _socket(host: str, port: int, purpose: str) -> tuple[socket.socket, Any]:

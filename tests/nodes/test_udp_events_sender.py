@@ -167,12 +167,12 @@ def test_counts_go_on_after_a_restart(receiver: Any) -> None:
 
 
 def test_a_host_that_is_no_name_is_one_clear_error() -> None:
-    with pytest.raises(DeviceError, match=r"no\.\.such:3333: cannot send there .* check 'host'"):
+    with pytest.raises(DeviceError, match=r"no\.\.such:3333: cannot send .* check 'host'"):
         UdpEventsSender({"port": 3333, "host": "no..such"}).open()
 
 
 def test_a_host_that_cannot_be_found_is_one_clear_error() -> None:
-    with pytest.raises(DeviceError, match=r"no\.such\.host\.invalid:9: cannot send there"):
+    with pytest.raises(DeviceError, match=r"no\.such\.host\.invalid:9: cannot send .*check 'host'"):
         UdpEventsSender({"port": 9, "host": "no.such.host.invalid"}).open()
 
 

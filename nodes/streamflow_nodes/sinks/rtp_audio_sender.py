@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from streamflow import DeviceError, In, Node, Packet, Samples, Settings
+from streamflow import In, Node, Packet, Samples, Settings
 from streamflow.node import Seconds
 
 from ..audio import Format, Frames, finite, refused, require_samples
 from ..rtp import HEADER, STATIC, WRAP, RtpPacket, build_rtp, encode_l16
-from ..udp_sockets import PASSING, connected
+from ..udp_sockets import connected, sent
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
@@ -110,27 +110,9 @@ class RtpAudioSender(Node[RtpAudioSenderSettings]):
             payload,
         )  # fmt: skip
         self._sequence, self._marker = (self._sequence + 1) % (1 << 16), False
-        if self._left(build_rtp(packet)):
+        if sent(self, self._socket, build_rtp(packet)):
             self._sent += 1
             self._frames += len(frames)
-
-    def _left(self, datagram: bytes) -> bool:
-        """Whether the datagram left this machine."""
-        while True:
-            try:
-                self._socket.send(datagram)
-                return True
-            except ConnectionRefusedError:
-                self.count_fault("refused")  # it tells of an earlier one; this has not been sent
-            except OSError as error:
-                if error.errno not in PASSING:
-                    raise DeviceError(
-                        f"{self.settings.host}:{self.settings.port}: cannot send "
-                        f"({error.strerror}); expected a network that takes {len(datagram)} bytes "
-                        "at once: lower 'datagram_bytes', or check 'host'"
-                    ) from error
-                self.count_fault("unsent")
-                return False
 
     def _send_rest(self) -> None:
         if len(self._rest):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
-from streamflow import DeviceError, Events, In, Node, Packet, Settings
+from streamflow import Events, In, Node, Packet, Settings
 
 from ..event_packets import no_words, words_of
 from ..kernels import udp_events as datagrams
 from ..kernels.udp_events import LAYOUTS, Format
+from ..udp_sockets import connected, sent
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-
-# what a network may be for a while, and a datagram is lost by
-PASSING = {errno.ENOBUFS, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
 
 
 class UdpEventsSenderSettings(Settings, frozen=True, kw_only=True):
@@ -57,18 +53,7 @@ class UdpEventsSender(Node[UdpEventsSenderSettings]):
         self._most = s.datagram_bytes // self._size * self._size
         self._sent = self._datagrams = 0
         datagrams.encode_events(no_words(), self._layout, self._size, np.empty(0, np.uint8))
-        try:
-            family, kind, _, _, address = socket.getaddrinfo(
-                s.host, s.port, type=socket.SOCK_DGRAM
-            )[0]
-            self._socket = socket.socket(family, kind)
-            self._socket.connect(address)  # so that the kernel says when nobody listens
-        except (OSError, UnicodeError) as error:  # the latter for what is no host's name at all
-            self.close()
-            raise DeviceError(
-                f"{s.host}:{s.port}: cannot send there ({getattr(error, 'strerror', None) or error}"
-                "); expected the address of a machine that this one can reach: check 'host'"
-            ) from error
+        self._socket = connected(s.host, s.port)
 
     def on_events(self, packet: Packet[Events]) -> None:
         if not len(packet.data):
@@ -80,27 +65,9 @@ class UdpEventsSender(Node[UdpEventsSenderSettings]):
         content = memoryview(data.data)[: count * self._size]
         for at in range(0, len(content), self._most):
             datagram = content[at : at + self._most]
-            if self._send(datagram):
+            if sent(self, self._socket, datagram):
                 self._datagrams += 1
                 self._sent += len(datagram) // self._size
-
-    def _send(self, datagram: memoryview) -> bool:
-        """Whether the datagram left this machine."""
-        while True:
-            try:
-                self._socket.send(datagram)
-                return True
-            except ConnectionRefusedError:
-                self.count_fault("refused")  # it tells of an earlier one; this has not been sent
-            except OSError as error:
-                if error.errno not in PASSING:
-                    raise DeviceError(
-                        f"{self.settings.host}:{self.settings.port}: cannot send "
-                        f"({error.strerror}); expected a network that takes {len(datagram)} bytes "
-                        "at once: lower 'datagram_bytes', or check 'host'"
-                    ) from error
-                self.count_fault("unsent")
-                return False
 
     def close(self) -> None:
         if hasattr(self, "_socket"):

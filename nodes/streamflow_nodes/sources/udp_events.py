@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -13,13 +12,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
-from streamflow import DeviceError, Events, Node, Out, Settings
+from streamflow import Events, Node, Out, Settings
 from streamflow.node import Emission, Positive, Seconds
 
 from ..event_packets import microseconds
 from ..kernels import udp_events as datagrams
 from ..kernels.udp_events import LAYOUTS, Format
 from ..live_events import FAULTS, LiveLimits, LiveStream
+from ..udp_sockets import dropped, listening
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Pixels = Annotated[int, msgspec.Meta(gt=0, le=32767)]
@@ -28,7 +28,6 @@ LARGEST = 1 << 16  # bytes: no datagram is larger
 BLOCK = 1 << 20  # bytes taken from the socket before they are decoded
 MOST = 1024  # datagrams taken before they are decoded: at this machine's slowest, milliseconds
 PATIENCE = 10  # ms to wait for a datagram: the run's end must be heard
-SO_MEMINFO, MEMINFO = 55, struct.Struct("9I")  # linux/sock_diag.h: the last of nine is the drops
 
 
 class UdpEventsSettings(Settings, frozen=True, kw_only=True):
@@ -131,21 +130,7 @@ class UdpEvents(Node[UdpEventsSettings]):
 
     def _listen(self, port: int) -> None:
         s = self.settings
-        try:
-            family, kind, _, _, address = socket.getaddrinfo(s.host, port, type=socket.SOCK_DGRAM)[
-                0
-            ]
-            self._socket = socket.socket(family, kind)
-            self._socket.setblocking(False)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, s.receive_buffer)
-            self._socket.bind(address)
-        except (OSError, UnicodeError) as error:  # the latter for what is no host's name at all
-            self.close()
-            raise DeviceError(
-                f"{s.host}:{port}: cannot listen ({getattr(error, 'strerror', None) or error}); "
-                "expected an address of this machine and a free port: choose another 'port', or 0 "
-                "for any"
-            ) from error
+        self._socket = listening(s.host, port, s.receive_buffer)
         self._port = int(self._socket.getsockname()[1])
         # the kernel doubles what it is asked for, for its own accounting
         self._buffer = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
@@ -223,11 +208,9 @@ class UdpEvents(Node[UdpEventsSettings]):
             self._stream.add(words[: 2 * count], groups[whole], now, size_of_sensor)
 
     def _count_drops(self) -> None:
-        """Count the datagrams that the kernel dropped because the socket's buffer was full."""
-        told = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO.size)
-        dropped = MEMINFO.unpack(told)[8]
-        self.count_fault("kernel_dropped", (dropped - self._dropped) & 0xFFFFFFFF)
-        self._dropped = dropped
+        total = dropped(self._socket)
+        self.count_fault("kernel_dropped", (total - self._dropped) & 0xFFFFFFFF)
+        self._dropped = total
 
     def close(self) -> None:
         if hasattr(self, "_socket"):
