@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from streamflow.errors import DeviceError
 
 from .audio import Frames, to_integers
-from .files import Hdf5Draft, library
+from .files import DraftFile, library
 
 Encoding = Literal["int16", "int24", "float32"]
 
@@ -83,8 +83,7 @@ class FlacBuilder:
         self._encoding, self._channels = encoding, channels
         self._frame = BYTES[encoding] * channels
         self._journal = os.open(journal, os.O_RDONLY | os.O_CLOEXEC)
-        # soundfile answers a failed write with an AssertionError, so it must not meet one
-        self._draft = Hdf5Draft(draft)
+        self._draft = DraftFile(draft)
         self._file = sound.SoundFile(
             self._draft, "w", rate, channels, f"PCM_{8 * BYTES[encoding]}", format="FLAC"
         )

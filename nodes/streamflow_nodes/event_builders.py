@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .event_formats import Aedat4Records, Size
-from .files import Hdf5Draft, library
+from .files import DraftFile, library
 
 BLOCK = 1 << 18  # events written at a time
 INDEX_LIMIT = 1 << 24  # ms (4.7 hours): a longer index is left out
@@ -71,7 +71,7 @@ class Hdf5Columns:
     TYPES = {"t": np.int64, "x": np.uint16, "y": np.uint16, "p": np.uint8}
 
     def __init__(self, draft: str) -> None:
-        self._draft = Hdf5Draft(draft)
+        self._draft = DraftFile(draft)
         self._file = library("h5py", draft, "files").File(self._draft, "w")
         group = self._file.create_group("events")
         self._sets = {

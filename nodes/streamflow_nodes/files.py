@@ -319,11 +319,11 @@ class AssembledFile:
         )
 
 
-class Hdf5Draft(io.FileIO):
-    """A file that HDF5 writes, and that never tells it of an error.
+class DraftFile(io.FileIO):
+    """A draft for a library that must not meet a failed write: `finish` raises it instead.
 
-    The HDF5 library crashes the process (segmentation fault, HDF5 2.0) when a write fails while it
-    closes a file. So a failed write is kept to `finish`, which raises it.
+    HDF5 crashes the process (segmentation fault, HDF5 2.0) when a write fails while it closes a
+    file, and soundfile answers one with an AssertionError.
     """
 
     def __init__(self, path: str | Path) -> None:

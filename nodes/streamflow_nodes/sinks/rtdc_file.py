@@ -19,7 +19,7 @@ from streamflow.node import In, Node, OutputPath, Positive, Seconds
 from streamflow.packet import Packet, Table
 
 from ..event_packets import microseconds
-from ..files import Hdf5Draft, RecordFile, check_reserve, is_full, library
+from ..files import DraftFile, RecordFile, check_reserve, is_full, library
 from ..output_files import FullDiskSettings, OutputFile
 
 Rows = NDArray[Any]
@@ -309,7 +309,7 @@ class RtdcFile(Node[RtdcFileSettings]):
         try:
             try:
                 check_reserve(path, self.settings.reserve, self._journal.length)
-                with Hdf5Draft(path) as draft:
+                with DraftFile(path) as draft:
                     with self._h5py.File(draft, "w") as file:
                         self._fill(file)
                     draft.finish()
