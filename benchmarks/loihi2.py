@@ -25,11 +25,14 @@ import numpy as np
 from streamflow_nodes.networks.calibration import Samples, answer, calibrate
 from streamflow_nodes.networks.engine import State, compile_network, warm_up
 from streamflow_nodes.networks.loihi2_network import Loihi2Emulator
-from streamflow_nodes.networks.quantise import quantise
+from streamflow_nodes.networks.quantise import Quantised, quantise
 from streamflow_nodes.networks.rules import Rules
 from streamflow_nodes.networks.wiring import read_network, wire
 
+from streamflow.testing import drive
+
 ROUNDS = 15
+MODEL = Path(__file__).resolve().parents[1] / "graphs" / "flow_cytometry" / "model.nir"
 
 
 def mlp() -> Any:
@@ -112,24 +115,38 @@ def digits(folder: Path, samples: list[np.ndarray], labels: np.ndarray) -> dict[
 
 
 class _Integers:
-    """The classifier's network in integers, in the place of its float one."""
+    """The classifier's network in integers: a `BurstNetwork`, in the place of its float one."""
 
-    def __init__(self, quantised: Any, outputs: int) -> None:
-        self.quantised, self.outputs = quantised, outputs
+    def __init__(self, quantised: Quantised) -> None:
+        self.quantised = quantised
         self.emulator = Loihi2Emulator(quantised.network)
         self.source = next(iter(quantised.outputs.values()))
+        self.inputs = int(np.prod(quantised.network.input_shape))
+        self.outputs = quantised.network.population(self.source).size
         self.seen: list[np.ndarray] = []
 
-    def run(self, cells: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, None]:
+    def run(self, cells: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, int]:
         self.emulator.reset()
         total, first, frames = np.zeros(self.outputs), 0, []
         for end in ends:
-            frames.append(np.bincount(cells[first:end], minlength=1536).astype(np.int32))
+            frames.append(np.bincount(cells[first:end], minlength=self.inputs).astype(np.int32))
             first = end
             self.emulator.step(frames[-1])
             total += answer(self.quantised, self.emulator, self.source)
         self.seen.append(np.array(frames))
-        return total, None
+        return total, 0
+
+
+def correct(bursts: list[Any], truth: Path, network: _Integers | None = None) -> float:
+    """Share of the true particles that the shipped classifier decides rightly, in `network`."""
+    from streamflow_nodes.classifiers.spiking_classifier import SpikingClassifier
+    from streamflow_nodes.sinks.particle_scorer import ParticleScorer
+
+    node = SpikingClassifier({"model": str(MODEL), "classes": ["A", "B"]})
+    node.open()
+    node.network = network or node.network
+    rows = drive(node, opened=True, bursts=bursts)["particles"]
+    return float(drive(ParticleScorer({"truth": str(truth)}), rows=rows).results["correct"])
 
 
 def cytometry(folder: Path) -> dict[str, Any]:
@@ -137,15 +154,10 @@ def cytometry(folder: Path) -> dict[str, Any]:
 
     Currents are given room by the bursts of A1; the others are only measured.
     """
-    from streamflow_nodes.classifiers.spiking_classifier import SpikingClassifier
     from streamflow_nodes.processors.burst_trigger import BurstTrigger
-    from streamflow_nodes.sinks.particle_scorer import ParticleScorer
     from streamflow_nodes.sources.event_file import EventFile
 
-    from streamflow.testing import drive
-
-    model = str(Path(__file__).resolve().parents[1] / "graphs" / "flow_cytometry" / "model.nir")
-    wiring, rules = read_network(model), Rules(dt=50e-6)
+    wiring, rules = read_network(str(MODEL)), Rules(dt=50e-6)
     calibrated, out = None, {}
     for name in ("A1", "B1", "A3", "B3"):
         camera = EventFile(
@@ -154,23 +166,13 @@ def cytometry(folder: Path) -> dict[str, Any]:
         )  # fmt: skip
         trigger = BurstTrigger({"window": 0.001, "contrast": 250, "minimum_events": 200})
         bursts = drive(trigger, events=drive(camera)["events"])["bursts"]
-
-        def correct(quantised: Any = None) -> tuple[float, Any]:
-            node = SpikingClassifier({"model": model, "classes": ["A", "B"]})
-            node.open()
-            network = node._network
-            if quantised is not None:
-                node._network = _Integers(quantised, network.outputs)  # type: ignore[assignment]
-            rows = drive(node, opened=True, bursts=bursts)["particles"]  # noqa: B023
-            scorer = ParticleScorer({"truth": str(folder / f"{name}.truth.csv")})  # noqa: B023
-            return drive(scorer, rows=rows).results["correct"], node._network
-
-        alone, seen = correct(quantise(wiring, rules))
-        calibrated = calibrated or calibrate(wiring, rules, Samples(tuple(seen.seen)))
+        truth, integers = folder / f"{name}.truth.csv", _Integers(quantise(wiring, rules))
+        alone = correct(bursts, truth, integers)
+        calibrated = calibrated or calibrate(wiring, rules, Samples(tuple(integers.seen)))
         out[name] = {
-            "float": round(correct()[0], 4),
+            "float": round(correct(bursts, truth), 4),
             "8 bits, by the weights alone": round(alone, 4),
-            "8 bits, calibrated on A1": round(correct(calibrated)[0], 4),
+            "8 bits, calibrated on A1": round(correct(bursts, truth, _Integers(calibrated)), 4),
         }
     return out
 

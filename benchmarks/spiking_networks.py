@@ -111,9 +111,9 @@ def numpy_perceptron(x: Any, w1: Any, w2: Any) -> Step:
 
 
 @njit
-def _naive_events(  # type: ignore[no-untyped-def]
-    cells, w1, v1, fired, w2, v2, decay, threshold
-):
+def _naive_events(
+    cells: Any, w1: Any, v1: Any, fired: Any, w2: Any, v2: Any, decay: float, threshold: float
+) -> int:
     """A row of weights for each event, written as anyone would."""
     for o in range(v1.shape[0]):
         v1[o] *= decay

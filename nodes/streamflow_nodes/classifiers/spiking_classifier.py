@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,19 @@ class SpikingClassifierSettings(Settings, frozen=True, kw_only=True):
     """A less probable decision is flagged `aborted`, as late, merged and debris ones are."""
 
 
+class BurstNetwork(Protocol):
+    """A network that is run from rest over the events of one burst."""
+
+    def run(
+        self, cells: NDArray[np.int64], ends: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], int]:
+        """The output summed over all steps, (outputs,) float64, and how many cells are no inputs.
+
+        `cells` : (n,) int64, the input that each event excites, in time order; `ends` : (steps,)
+        int64, where in `cells` each step ends.
+        """
+
+
 class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
     """The particles of each burst, from a spiking network that is run over the burst's events.
 
@@ -61,6 +74,8 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
     in the results. A model whose metadata say otherwise (dt_us, window_us, classes, integrator,
     reset) is refused. Classifying bursts with an SNN follows Abreu, Gouda, Lugnan and Bienstman
     (2023), "Flow cytometry with event-based vision and spiking neuromorphic hardware".
+
+    What scores a burst is `network` once the node is open; another may be put in its place.
 
     `decided_us` is the burst's stop. State: none. Events outside the sensor are left out and
     counted as `outside_sensor`, decisions after the deadline as `late`.
@@ -95,14 +110,14 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
             raise NodeError(self.name, text if s.model in text else f"{s.model}: {text}") from error
         shape = wiring.only_input().output_shape
         self._check_model(shape, output.size, wiring.metadata)
-        self._network = _Network(program, output.name)
+        self.network: BurstNetwork = _FloatNetwork(program, output.name)
         _, self._rows, self._columns = shape
         self._ends = np.zeros(s.window // s.dt, np.int64)
         self._sensor: Sensor | None = None
         warm_up(no_words())
         cells = np.empty(0, np.int64)
         cells_and_steps(no_words(), 0, 1, 1, 1, 1, 1, cells, self._ends)
-        self._network.run(cells, self._ends)
+        self.network.run(cells, self._ends)
 
     def _check_model(self, shape: tuple[int, ...], size: int, metadata: dict[str, Any]) -> None:
         s = self.settings
@@ -150,7 +165,7 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
         )  # fmt: skip
         if outside:
             self.count_fault("outside_sensor", outside)
-        scores, _ = self._network.run(cells, ends)
+        scores, _ = self.network.run(cells, ends)
         rows = self._readout.rows(packet, words, scores)
         if rows is not None:
             yield self.particles(Table(rows), packet.start, packet.stop)
@@ -168,21 +183,16 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
         }
 
 
-class _Network:
-    """A network that is run from rest over the events of one burst."""
+class _FloatNetwork:
+    """Our engine as a `BurstNetwork`."""
 
     def __init__(self, program: Program, output: str) -> None:
-        self.outputs = program.wiring.units[output].size
         self._state, self._output = State(program), output
 
     def run(
         self, cells: NDArray[np.int64], ends: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], int]:
-        """The output summed over all steps, (outputs,) float64, and how many cells are no inputs.
-
-        `cells` : (n,) int64, the input that each event excites, in time order; `ends` : (steps,)
-        int64, where in `cells` each step ends.
-        """
+        """See `BurstNetwork`."""
         self._state.rest()
         _, _, outside = self._state.run(cells, ends)
         return self._state.totals(self._output).reshape(-1), outside
