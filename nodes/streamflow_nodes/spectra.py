@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from streamflow.node import Node, Positive, Settings
 from streamflow.packet import Packet, Samples
 
+from .audio import sample_time
 from .kernels.overlap import add_frames, cut_frames
 from .sample_streams import FloatSamples, SampleStream
 
@@ -205,6 +206,11 @@ class SpectrumStream:
         """The spectra behind the end, whose stop is where the samples ended."""
         if self.samples.has_begun:
             yield from self._given(self._analysis.finish())
+
+    @property
+    def step(self) -> int:
+        """Stream time from one frame to the next (us)."""
+        return sample_time(self._frames.hop, self.samples.rate)
 
     @property
     def held_from(self) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import starmap
 from typing import Annotated, Any
 
 import msgspec
@@ -10,7 +11,6 @@ import msgspec
 from streamflow.node import Emission, In, Node, Out, Positive
 from streamflow.packet import Packet, Samples, Tensor
 
-from ..audio import sample_time
 from ..sample_streams import FAULTS
 from ..spectra import (
     AXES,
@@ -52,13 +52,11 @@ class Spectrogram(Node[SpectrogramSettings]):
         self._stream = SpectrumStream(self, self._frames)
 
     def on_samples(self, packet: Packet[Samples]) -> Iterator[Emission]:
-        for spectra, start, stop in self._stream.take(packet):
-            yield self._leave(spectra, start, stop)
+        yield from starmap(self._leave, self._stream.take(packet))
         self.holds_from = self._stream.held_from
 
     def finish(self) -> Iterator[Emission]:
-        for spectra, start, stop in self._stream.finish():
-            yield self._leave(spectra, start, stop)
+        yield from starmap(self._leave, self._stream.finish())
 
     def snapshot(self) -> dict[str, Any]:
         return self._stream.snapshot()
@@ -69,5 +67,4 @@ class Spectrogram(Node[SpectrogramSettings]):
 
     def _leave(self, spectra: Spectra, start: int, stop: int) -> Emission:
         levels = decibels(full_scale(spectra, self._frames.window), self.settings.floor)
-        step = sample_time(self.settings.hop, self._stream.samples.rate)
-        return self.levels(Tensor(levels, AXES, step), start, stop)
+        return self.levels(Tensor(levels, AXES, self._stream.step), start, stop)

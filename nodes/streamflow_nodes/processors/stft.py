@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import starmap
 from typing import Any
 
 from streamflow.node import Emission, In, Node, Out
 from streamflow.packet import Packet, Samples, Tensor
 
-from ..audio import sample_time
 from ..sample_streams import FAULTS
 from ..spectra import AXES, Frames, FrameSettings, Spectra, SpectrumStream
 
@@ -44,13 +44,11 @@ class Stft(Node[StftSettings]):
         self._stream = SpectrumStream(self, Frames.of(self.settings))
 
     def on_samples(self, packet: Packet[Samples]) -> Iterator[Emission]:
-        for spectra, start, stop in self._stream.take(packet):
-            yield self._leave(spectra, start, stop)
+        yield from starmap(self._leave, self._stream.take(packet))
         self.holds_from = self._stream.held_from
 
     def finish(self) -> Iterator[Emission]:
-        for spectra, start, stop in self._stream.finish():
-            yield self._leave(spectra, start, stop)
+        yield from starmap(self._leave, self._stream.finish())
 
     def results(self) -> dict[str, Any]:
         return {"frames": self._stream.count}
@@ -63,5 +61,4 @@ class Stft(Node[StftSettings]):
         self.holds_from = self._stream.held_from
 
     def _leave(self, spectra: Spectra, start: int, stop: int) -> Emission:
-        step = sample_time(self.settings.hop, self._stream.samples.rate)
-        return self.spectra(Tensor(spectra, AXES, step), start, stop)
+        return self.spectra(Tensor(spectra, AXES, self._stream.step), start, stop)
