@@ -138,38 +138,83 @@ def _norm_back(gv, u, mean, deviation, weight, gweight, gbias, gu):  # type: ign
 
 
 @COMPILE
-def _masked(r, x, goal, y, slope):  # type: ignore[no-untyped-def]
-    """Gives y = (1 + r) x, the summed error of |y|^(1/4) against the goal, and its slope by r.
+def _masked(r, x, goal, low, taps, y, slope):  # type: ignore[no-untyped-def]
+    """Gives y, the summed error of |y|^(1/4) against the goal, and its slope by the power of y.
 
-    r, goal, slope: (rows, bins); x, y: (rows, 2 bins), real and imaginary parts in turn.
+    r: (clips, frames, bins + low (1 + 2 taps)); goal, slope: (clips, frames, bins); x, y: (clips,
+    frames, 2 bins), real and imaginary parts in turn. What r does: see `network.apply`.
     """
     total = 0.0
-    for row in range(r.shape[0]):
-        part = np.float32(0.0)
-        for i in range(r.shape[1]):
-            gain = np.float32(1.0) + r[row, i]
-            re, im = gain * x[row, 2 * i], gain * x[row, 2 * i + 1]
-            y[row, 2 * i], y[row, 2 * i + 1] = re, im
-            power = re * re + im * im + np.float32(1e-7)
-            compressed = np.sqrt(np.sqrt(np.sqrt(power)))
-            error = compressed - goal[row, i]
-            part += error * error
-            # d power / d r = 2 (re x_re + im x_im)
-            grown = re * x[row, 2 * i] + im * x[row, 2 * i + 1]
-            slope[row, i] = np.float32(0.5) * error * compressed / power * grown
-        total += part
+    clips, frames, bins = goal.shape
+    for clip in range(clips):
+        for t in range(frames):
+            for i in range(bins):
+                gain = np.float32(1.0) + r[clip, t, i]
+                y[clip, t, 2 * i] = gain * x[clip, t, 2 * i]
+                y[clip, t, 2 * i + 1] = gain * x[clip, t, 2 * i + 1]
+            for i in range(low):
+                across = r[clip, t, bins + i]
+                re, im = -across * x[clip, t, 2 * i + 1], across * x[clip, t, 2 * i]
+                for n in range(1, min(taps, t) + 1):
+                    past_re, past_im = _turned(
+                        x[clip, t - n, 2 * i], x[clip, t - n, 2 * i + 1], i * n
+                    )
+                    one = r[clip, t, bins + (2 * n - 1) * low + i]
+                    other = r[clip, t, bins + 2 * n * low + i]
+                    re += one * past_re - other * past_im
+                    im += one * past_im + other * past_re
+                y[clip, t, 2 * i] += re
+                y[clip, t, 2 * i + 1] += im
+            part = np.float32(0.0)
+            for i in range(bins):
+                re, im = y[clip, t, 2 * i], y[clip, t, 2 * i + 1]
+                power = re * re + im * im + np.float32(1e-7)
+                compressed = np.sqrt(np.sqrt(np.sqrt(power)))
+                error = compressed - goal[clip, t, i]
+                part += error * error
+                slope[clip, t, i] = np.float32(0.5) * error * compressed / power
+            total += part
     return total
 
 
 @COMPILE
-def _masked_back(gy, x, slope, weight, gr):  # type: ignore[no-untyped-def]
-    for row in range(gr.shape[0]):
-        for i in range(gr.shape[1]):
-            gr[row, i] = (
-                gy[row, 2 * i] * x[row, 2 * i]
-                + gy[row, 2 * i + 1] * x[row, 2 * i + 1]
-                + weight * slope[row, i]
-            )
+def _turned(re, im, quarters):  # type: ignore[no-untyped-def]
+    """A number turned by as many quarters of a circle."""
+    quarters %= 4
+    if quarters == 0:
+        return re, im
+    if quarters == 1:
+        return -im, re
+    if quarters == 2:
+        return -re, -im
+    return im, -re
+
+
+@COMPILE
+def _masked_back(gy, x, y, slope, weight, low, taps, gr):  # type: ignore[no-untyped-def]
+    """gr: the gradient of r, of gy (by y) and of `weight` times the error; changes gy."""
+    clips, frames, bins = slope.shape
+    for clip in range(clips):
+        for t in range(frames):
+            for i in range(bins):
+                of_power = weight * slope[clip, t, i]
+                gy[clip, t, 2 * i] += of_power * y[clip, t, 2 * i]
+                gy[clip, t, 2 * i + 1] += of_power * y[clip, t, 2 * i + 1]
+                gr[clip, t, i] = (
+                    gy[clip, t, 2 * i] * x[clip, t, 2 * i]
+                    + gy[clip, t, 2 * i + 1] * x[clip, t, 2 * i + 1]
+                )
+            for i in range(low):
+                re, im = gy[clip, t, 2 * i], gy[clip, t, 2 * i + 1]
+                gr[clip, t, bins + i] = im * x[clip, t, 2 * i] - re * x[clip, t, 2 * i + 1]
+                for n in range(1, taps + 1):
+                    past_re, past_im = np.float32(0.0), np.float32(0.0)
+                    if t >= n:
+                        past_re, past_im = _turned(
+                            x[clip, t - n, 2 * i], x[clip, t - n, 2 * i + 1], i * n
+                        )
+                    gr[clip, t, bins + (2 * n - 1) * low + i] = re * past_re + im * past_im
+                    gr[clip, t, bins + 2 * n * low + i] = im * past_re - re * past_im
 
 
 HALF = torch.bfloat16  # of matrix products: processors with AMX multiply it several times faster
@@ -271,30 +316,33 @@ class Stage(torch.autograd.Function):
 
 
 class Masked(torch.autograd.Function):
-    """The spectrum times 1 + r, and the mean squared error of compressed magnitudes."""
+    """What `network.apply` gives, and the mean squared error of its compressed magnitudes."""
 
     @staticmethod
-    def forward(ctx: Any, r: Tensor, x: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-        """r, goal: (clips, frames, bins) float32; x, and what returns: complex64, and the error."""
-        y, slope = torch.empty_like(x), torch.empty_like(r)
-        rows, bins = r.numel() // r.shape[-1], r.shape[-1]
-        flat = torch.view_as_real(x).reshape(rows, 2 * bins)
+    def forward(
+        ctx: Any, r: Tensor, x: Tensor, goal: Tensor, low: int, taps: int
+    ) -> tuple[Tensor, Tensor]:
+        """Gives y like x, and the error; r (clips, frames, outputs), goal (clips, frames, bins)."""
+        clips, frames, bins = x.shape
+        y, slope = torch.empty_like(x), torch.empty_like(goal)
+        parts = torch.view_as_real(x).reshape(clips, frames, 2 * bins)
+        wave = torch.view_as_real(y).view(clips, frames, 2 * bins)
         error = _masked(
-            r.contiguous().view(rows, bins).numpy(), flat.numpy(), goal.view(rows, bins).numpy(),
-            torch.view_as_real(y).view(rows, 2 * bins).numpy(), slope.view(rows, bins).numpy(),
+            r.contiguous().numpy(), parts.numpy(), goal.numpy(), low, taps, wave.numpy(),
+            slope.numpy(),
         )  # fmt: skip
-        ctx.save_for_backward(flat, slope)
-        return y, torch.tensor(error / r.numel(), dtype=torch.float32)
+        ctx.save_for_backward(parts, wave, slope)
+        ctx.sizes = low, taps, r.shape
+        return y, torch.tensor(error / goal.numel(), dtype=torch.float32)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        flat, slope = ctx.saved_tensors
-        gr = torch.empty_like(slope)
-        rows, bins = flat.shape[0], flat.shape[1] // 2
-        gy = torch.view_as_real(grads[0].contiguous().resolve_conj()).reshape(rows, 2 * bins)
-        weight = np.float32(float(grads[1]) / gr.numel())
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        parts, wave, slope = ctx.saved_tensors
+        low, taps, shape = ctx.sizes
+        gr = torch.empty(shape)
+        gy = torch.view_as_real(grads[0].resolve_conj()).reshape(parts.shape).clone()
+        weight = np.float32(float(grads[1]) / slope.numel())
         _masked_back(
-            gy.numpy(), flat.numpy(), slope.view(rows, bins).numpy(), weight,
-            gr.view(rows, bins).numpy(),
-        )  # fmt: skip
-        return gr, None, None
+            gy.numpy(), parts.numpy(), wave.numpy(), slope.numpy(), weight, low, taps, gr.numpy()
+        )
+        return gr, None, None, None, None

@@ -90,7 +90,9 @@ def si_snr(estimate: Tensor, clean: Tensor, levelled: float = 0.0) -> Tensor:
 
 def loss_of(network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
     """Returns the loss and the mean SI-SNR gained, both in dB."""
-    cleaned, spectral = Masked.apply(network(batch.features), batch.spectrum, batch.goal)
+    low, taps = network.shape.low, network.shape.taps
+    outputs = network(batch.features)
+    cleaned, spectral = Masked.apply(outputs, batch.spectrum, batch.goal, low, taps)
     wave = waves_of(cleaned, batch.clean.shape[-1])
     reached = si_snr(wave, batch.clean, LEVELLED)
     return SPECTRAL * spectral - reached.mean(), (reached - batch.before).detach().mean()
@@ -227,6 +229,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--plain", type=float, default=0, help="share of mixes left unchanged")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--states", type=int, default=64, help="complex ones, of each layer")
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--low", type=int, default=0, help="bins with phases and a deep filter")
+    parser.add_argument("--taps", type=int, default=2, help="of the deep filter")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=3, help="of a clip")
     parser.add_argument("--rate", type=float, default=2e-3)
@@ -242,7 +247,8 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
-    network = Network(Shape(options.width, options.states))
+    shape = Shape(options.width, options.states, options.layers, options.low, options.taps)
+    network = Network(shape)
     mixes = TrainingMixes(load(options.data, "train"), options.seconds, options.seed, options.plain)
     val = val_mixes(options.data)
     elapsed = 0.0

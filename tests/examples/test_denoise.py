@@ -104,13 +104,13 @@ def test_spectra_give_the_wave_back_at_both_ends_too():
     torch.testing.assert_close(waves_of(spectra(wave), 1000), wave, atol=1e-5, rtol=0)
 
 
-def small_network():
+def small_network(**more):
     """Batch statistics, a mean and a deviation that an exporter could forget."""
     import torch
     from network import Network, Shape
 
     torch.manual_seed(2)
-    network = Network(Shape(width=12, states=6, layers=2))
+    network = Network(Shape(width=12, states=6, layers=2, **more))
     with torch.no_grad():
         network.mean.uniform_(-3, 0)
         network.scale.uniform_(0.5, 2)
@@ -160,40 +160,47 @@ def test_fused_gradients_are_those_of_autograd(monkeypatch):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
 
 
-def test_mask_and_its_error_have_the_gradient_of_autograd():
+@pytest.mark.parametrize(("low", "taps"), [(0, 0), (5, 2)])
+def test_mask_and_its_error_have_the_gradient_of_autograd(low, taps):
+    import network
     import torch
     from fused import Masked
 
     torch.manual_seed(5)
-    r = torch.randn(1, 4, 9, requires_grad=True)
-    x, goal = torch.randn(1, 4, 9, dtype=torch.complex64), torch.rand(1, 4, 9)
-    y, error = Masked.apply(r, x, goal)
-    (3 * error + y.real.sum() - 2 * y.imag.sum()).backward()
-    fast = r.grad.clone()
+    shape = network.Shape(low=low, taps=taps)
+    r = torch.randn(2, 4, shape.outputs, requires_grad=True)
+    x = torch.randn(2, 4, network.BINS, dtype=torch.complex64)
+    goal = torch.rand(2, 4, network.BINS)
+    towards = torch.randn(2, 4, network.BINS)
+    fast, error = Masked.apply(r, x, goal, low, taps)
+    (3000 * error + (fast.real * towards).sum() - 2 * fast.imag.sum()).backward()
+    gradient = r.grad.clone()
     r.grad = None
-    y = (1 + r) * x
+    y = network.apply(r, x, shape)
     error = (((y.real**2 + y.imag**2 + 1e-7) ** 0.125 - goal) ** 2).mean()
 
-    (3 * error + y.real.sum() - 2 * y.imag.sum()).backward()
+    (3000 * error + (y.real * towards).sum() - 2 * y.imag.sum()).backward()
 
-    torch.testing.assert_close(fast, r.grad, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(fast, y)
+    torch.testing.assert_close(gradient, r.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_exported_file_computes_what_the_network_and_the_shipped_node_compute(tmp_path):
+@pytest.mark.parametrize("low", [0, 6])
+def test_exported_file_computes_what_the_network_and_the_shipped_node_compute(tmp_path, low):
     import torch
     from evaluate import cleaner
     from export import export
     from network import apply, features_of, spectra, waves_of
     from reference import enhance
 
-    network = small_network().eval()
+    network = small_network(low=low).eval()
     noisy = torch.from_numpy(0.1 * np.random.default_rng(6).standard_normal(3000)).float()
 
     model = export(network, tmp_path / "model.safetensors", {})
 
     spectrum = spectra(noisy[None])
     with torch.no_grad():
-        outputs = network(network.normalised(features_of(spectrum, 0)))
+        outputs = network(network.normalised(features_of(spectrum, low)))
     trained = waves_of(apply(outputs, spectrum, network.shape), 3000)[0].numpy()
     plain = enhance(model, noisy.numpy())
     assert np.abs(plain - noisy.numpy()).max() > 0.01  # it does something
