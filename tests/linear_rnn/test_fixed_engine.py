@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from streamflow_nodes.kernels.linear_rnn_fixed import HAS_VNNI
 from streamflow_nodes.linear_rnn.engine import FloatEngine
 from streamflow_nodes.linear_rnn.fixed_engine import FixedEngine
-from streamflow_nodes.linear_rnn.fixed_point import BITS, Bits, quantised, sigmoid_table
+from streamflow_nodes.linear_rnn.fixed_point import (
+    BITS,
+    Bits,
+    largest_sum,
+    quantised,
+    quantised_matrix,
+    sigmoid_table,
+)
 from streamflow_nodes.linear_rnn.model_file import read_model, write_model
 
 from streamflow.errors import DeviceError
@@ -154,6 +161,7 @@ def test_an_eigenvalue_that_reaches_1_in_its_bits_is_refused(tmp_path):
     ("name", "change", "says"),
     [
         ("s5.0.poles", lambda a: np.full_like(a, 32767), "would not fade"),
+        ("s5.0.poles", lambda a: a * 0 + np.array([[-32768], [0]], a.dtype), "would not fade"),
         ("s5.0.B", lambda a: a[:, 1:].copy(), "expected int8"),
         ("encoder.weight.bias", lambda a: np.full_like(a, (1 << 31) - 5), "sum can pass"),
         ("encoder.weight.exponents", lambda a: np.full_like(a, 60), "exponent beyond"),
@@ -172,6 +180,17 @@ def test_integers_that_break_a_rule_are_refused(tmp_path, name, change, says):
 
     with pytest.raises(DeviceError, match=says):
         FixedEngine(spoilt, "w8a16")
+
+
+def test_a_row_whose_sum_could_overflow_is_made_coarser_until_it_cannot():
+    rows, bias, inputs = np.ones((2, 4)), np.array([1500.0, 15.0]), (-32768, 32767)
+
+    matrix = quantised_matrix(rows, bias, 8, 15, inputs)
+
+    # 1500 2^(6 + 15) is 1.46 of 2^31; a bit less, and 0.73 of it, with room for four inputs
+    assert matrix.exponents.tolist() == [5, 6]
+    assert matrix.bias.tolist() == [1500 << 20, 15 << 21]
+    assert (largest_sum(matrix.weights, matrix.bias, inputs) < 1 << 31).all()
 
 
 def test_what_has_no_integers_says_how_to_make_them(tmp_path):

@@ -147,10 +147,22 @@ def test_it_goes_on_from_a_snapshot_and_instances_do_not_touch_each_other(
         np.testing.assert_array_equal(second.membrane(name), whole.membrane(name))
 
 
-def test_a_neuron_fires_above_its_threshold_and_not_at_it() -> None:
-    one = np.ones(2, np.float32)
-    graph = graphs.chain((2,), nir.IF(one, np.array([1.0, 0.875], np.float32), one * 0))
+ONE, LIMITS = np.ones(2, np.float32), np.array([1.0, 0.875], np.float32)
 
-    fired = steps(loaded(graph), np.ones((1, 2), np.float32))["output"]
+
+@pytest.mark.parametrize(
+    ("node", "drive"),  # the drive that brings the first step's v, or value, to 1
+    [
+        (nir.IF(ONE, LIMITS, 0 * ONE), 1),
+        (nir.LIF(2 * graphs.DT * ONE, ONE, 0 * ONE, LIMITS, 0 * ONE), 2),
+        (nir.CubaLIF(*(2 * graphs.DT * ONE,) * 2, ONE, 0 * ONE, LIMITS, 0 * ONE, w_in=ONE), 4),
+        (nir.Threshold(LIMITS), 1),
+    ],
+    ids=["IF", "LIF", "CubaLIF", "Threshold"],
+)
+def test_a_neuron_fires_above_its_threshold_and_not_at_it(node: Any, drive: int) -> None:
+    backend = loaded(graphs.chain((2,), node), dt=graphs.DT)
+
+    fired = steps(backend, np.full((1, 2), drive, np.float32))["output"]
 
     assert fired.tolist() == [[0.0, 1.0]]

@@ -47,11 +47,11 @@ def affine(outputs, inputs, seed=0, bias=0.02):
     )
 
 
-def cuba(size):
+def cuba(size, threshold=0.05):
     one = np.ones(size)
     return nir.CubaLIF(
         tau_syn=0.008 * one, tau_mem=np.linspace(0.01, 0.03, size), r=one, v_leak=0 * one,
-        v_threshold=0.05 * one, w_in=2 * one, v_reset=0 * one,
+        v_threshold=threshold * one, w_in=2 * one, v_reset=0 * one,
     )  # fmt: skip
 
 
@@ -151,6 +151,16 @@ def test_recurrence_and_delays_are_as_late_as_in_float():
         ((affine(3, 4), lif(3, v_threshold=1e9)), RULES, "threshold"),
         ((affine(3, 4), affine(3, 3), lif(3)), RULES, "unit '1' (Affine) follows other weights"),
         ((affine(3, 4, bias=1e6), lif(3)), RULES, "unit '1'"),
+        (
+            (affine(3, 4), lif(3, v_threshold=np.array([2e3, 0.1, 1e-4]))),
+            RULES,
+            "unit '1' (LIF): thresholds of 0 to 49684 units of its weights",
+        ),
+        (
+            (affine(3, 4, bias=1e5), cuba(3, threshold=10)),
+            RULES,
+            "is more than 8 bits and an exponent of 7 hold",
+        ),
         ((nir.Linear(np.zeros((3, 4))), lif(3)), RULES, "unit '1': every weight into it is 0"),
         (
             (affine(3, 4), nir.LI(*np.ones((3, 3))), affine(3, 3), lif(3)),

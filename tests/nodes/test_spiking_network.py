@@ -204,3 +204,16 @@ def test_what_is_outside_or_late_is_counted_and_nothing_is_lost(model: str) -> N
     out = drive(node, events=[packet, later])
 
     assert out.faults == {"outside": 1, "late": 1}
+
+
+def test_an_event_behind_a_newer_one_of_its_packet_counts_as_late_with_that_one(model: str) -> None:
+    asked = {"model": model, "dt": 1e-3, "tap": ["conv"], "give": ["rates"], "window": 1000}
+    x, y, polarity = [0, 3, 1, 2, 5, 4], [0, 5, 2, 1, 3, 4], [1, 0, 1, 1, 0, 1]
+    unsorted = made([5000, 8000, 6000, 7000, 8100, 9100], x, y, polarity)
+    raised = made([5000, 8000, 8000, 8000, 8100, 9100], x, y, polarity)
+
+    found = drive(SpikingNetwork(asked), events=[unsorted])
+    expected = drive(SpikingNetwork(asked), events=[raised])
+
+    assert (found.faults["late"], expected.faults["late"]) == (2, 0)
+    np.testing.assert_array_equal(found.items("rates"), expected.items("rates"))
