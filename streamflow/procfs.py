@@ -9,9 +9,14 @@ from typing import NamedTuple
 
 
 class Holding(NamedTuple):
-    """Resident memory (MiB, pages shared with others in full), open descriptors, threads."""
+    """Memory (MiB), open descriptors, threads.
 
-    rss_mib: float
+    Memory is what is resident and lies in no file (anonymous and shared memory, pages shared with
+    others in full). Pages of files, code above all, are left out: the kernel can drop them, and a
+    process that was forked meets them one by one, which looks like growth and is none.
+    """
+
+    memory_mib: float
     fds: int
     threads: int
 
@@ -19,13 +24,15 @@ class Holding(NamedTuple):
 def holding(pid: int) -> Holding | None:
     """What a process holds now; None when it is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         fds = len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
         return None
-    if fields[0] in "ZX":
+    said = dict(line.split(":", 1) for line in lines)
+    if "RssAnon" not in said:  # it is dead, and nobody has waited for it yet
         return None
-    return Holding(int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20, fds, int(fields[17]))
+    kib = int(said["RssAnon"].split()[0]) + int(said["RssShmem"].split()[0])
+    return Holding(kib / 1024, fds, int(said["Threads"]))
 
 
 def identity(pid: int) -> tuple[int, int] | None:

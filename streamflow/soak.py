@@ -51,7 +51,7 @@ class Tolerance(NamedTuple):
 
 
 TOLERANCES = {
-    "rss_mib": Tolerance(4.0, 0.25),
+    "memory_mib": Tolerance(4.0, 0.25),
     "fds": Tolerance(2.0, 0.0),
     "threads": Tolerance(1.0, 0.0),
 }
@@ -593,7 +593,9 @@ def slopes(line: list[tuple[float, Holding]]) -> dict[str, Any] | None:
 
 
 def _worse(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    keys = [len(found["rising"]) * 1e9 + found["rss_mib"]["per_minute"] for found in (one, other)]
+    keys = [
+        len(found["rising"]) * 1e9 + found["memory_mib"]["per_minute"] for found in (one, other)
+    ]
     return bool(keys[0] > keys[1])
 
 

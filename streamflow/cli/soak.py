@@ -144,7 +144,7 @@ def _survivor_lines(found: dict[str, Any]) -> list[str]:
     rows = [["survivor", "minutes", "MiB", "MiB/min", "fds", "fds/min", "threads", "threads/min"]]
     for name, one in found["survivors"].items():
         cells = [f"{one['minutes']:.1f}"]
-        for what in ("rss_mib", "fds", "threads"):
+        for what in ("memory_mib", "fds", "threads"):
             cells += [f"{one[what]['last']:g}", f"{one[what]['per_minute']:+.2f}"]
         rows.append([name, *cells])
     return columns(rows)

@@ -152,7 +152,7 @@ def test_a_process_that_holds_the_same_for_long_is_flat() -> None:
     assert found["minutes"] == pytest.approx(6.7, abs=0.1)  # less the first third
 
 
-@pytest.mark.parametrize(("what", "rise"), [("rss_mib", 2.0), ("fds", 1.0), ("threads", 0.5)])
+@pytest.mark.parametrize(("what", "rise"), [("memory_mib", 2.0), ("fds", 1.0), ("threads", 0.5)])
 def test_a_process_that_holds_ever_more_is_named_with_the_rise(what: str, rise: float) -> None:
     found = slopes(life(10, **{what: rise}))
 
@@ -164,7 +164,7 @@ def test_a_process_that_holds_ever_more_is_named_with_the_rise(what: str, rise: 
 
 def test_memory_that_is_touched_once_at_the_start_is_no_rise() -> None:
     line = life(10)
-    late = [(at, held._replace(rss_mib=500.0)) for at, held in line[100:]]
+    late = [(at, held._replace(memory_mib=500.0)) for at, held in line[100:]]
 
     found = slopes(line[:100] + late)
 
