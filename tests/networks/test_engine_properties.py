@@ -166,3 +166,14 @@ def test_a_neuron_fires_above_its_threshold_and_not_at_it(node: Any, drive: int)
     fired = steps(backend, np.full((1, 2), drive, np.float32))["output"]
 
     assert fired.tolist() == [[0.0, 1.0]]
+
+
+def test_what_a_subtraction_leaves_above_the_threshold_fires_on_in_silence() -> None:
+    one = np.ones(200, np.float32)
+    backend = loaded(graphs.chain((200,), nir.IF(one, one, 0 * one)), reset="subtract")
+    x = np.zeros((5, 200), np.float32)
+    x[0, 77], x[1, 199] = 3.5, 2.5
+
+    fired = steps(backend, x)["output"]
+
+    assert [np.flatnonzero(step).tolist() for step in fired] == [[77], [77, 199], [77, 199], [], []]

@@ -326,6 +326,18 @@ def test_what_is_sent_depends_neither_on_packets_nor_on_a_restart(
     np.testing.assert_array_equal(decode_l16(back, 2), samples)
 
 
+def test_a_sequence_number_wraps_after_65535(receiver: Any) -> None:
+    node = RtpAudioSender({"port": receiver.getsockname()[1], "packet_duration": 0.01})
+    node.open()
+    node.restore({**node.snapshot(), "sequence": 65_534, "origin": (1 << 32) - SIZE})
+
+    drive(node, samples=packets(sound(4 * SIZE), []), opened=True)
+
+    got = received(receiver, 4)
+    assert [p.sequence for p in got] == [65_534, 65_535, 0, 1]
+    assert [p.timestamp for p in got] == [(1 << 32) - SIZE, 0, SIZE, 2 * SIZE]
+
+
 def test_a_gap_is_a_step_of_the_timestamp(receiver: Any) -> None:
     samples = sound(400)
     each = [*packets(samples[:100], []), *packets(samples[300:], [], first=300)]

@@ -76,6 +76,20 @@ def test_a_signal_comes_back_whole_with_its_ends_its_indices_and_its_times(
             assert out["samples"][0].data.first == first
 
 
+def test_samples_leave_up_to_the_last_packets_stop_where_no_frames_follow_it():
+    array, setting = noise(64, 2), {"size": 16, "hop": 4}
+    node = Stft(setting)
+    spectra = drive(node, samples=[packet(array)], end=False)["spectra"]  # no frames behind the end
+
+    out = drive(Istft({**setting, "rate": 16000}), spectra=spectra)
+
+    got = out.items("samples")
+    assert out["samples"][-1].stop == spectra[-1].stop
+    # the last size - hop samples are those that more frames could still have changed
+    np.testing.assert_allclose(got[:52], array[:52], atol=2e-6)
+    assert (len(got), bool(got[52:].all())) == (64, True)
+
+
 def test_spectra_are_those_of_scipy():
     from scipy.signal import ShortTimeFFT  # here: all that is loaded slows `drive` down
 
