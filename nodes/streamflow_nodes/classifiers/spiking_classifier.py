@@ -44,7 +44,10 @@ class SpikingClassifierSettings(Settings, frozen=True, kw_only=True):
 
 
 class BurstNetwork(Protocol):
-    """A network that is run from rest over the events of one burst."""
+    """A network that is run from rest over the events of one burst.
+
+    The node's is `SpikingClassifier.network` once it is open; another may be put in its place.
+    """
 
     def run(
         self, cells: NDArray[np.int64], ends: NDArray[np.int64]
@@ -74,8 +77,6 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
     in the results. A model whose metadata say otherwise (dt_us, window_us, classes, integrator,
     reset) is refused. Classifying bursts with an SNN follows Abreu, Gouda, Lugnan and Bienstman
     (2023), "Flow cytometry with event-based vision and spiking neuromorphic hardware".
-
-    What scores a burst is `network` once the node is open; another may be put in its place.
 
     `decided_us` is the burst's stop. State: none. Events outside the sensor are left out and
     counted as `outside_sensor`, decisions after the deadline as `late`.
