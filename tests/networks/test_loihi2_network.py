@@ -58,6 +58,21 @@ def test_two_layers_equal_lavas_fixed_point_bit_for_bit(case):
         np.testing.assert_array_equal(kept, recorded[f"Weff{k}"])
 
 
+@pytest.mark.parametrize("dv", [0, 1], ids=["visited where reached", "all visited"])
+def test_a_current_wraps_above_2_to_the_23_and_at_its_negative(dv):
+    neuron = Population("n", (4,), du=4095, dv=dv, vth=100_000)
+    weights = 2 * np.eye(4, dtype=np.int16)
+    emulator = Loihi2Emulator(
+        Loihi2Network((4,), (neuron,), (Connection(INPUT, "n", weights, sign_mode="mixed"),))
+    )
+
+    emulator.step(np.array([65_536, 65_537, -65_536, -65_535], np.int32))
+
+    # 2 x 65536 << 6 is 2^23, which stays; as in Lava's PyLifModelBitAcc, -2^23 does not
+    top = 1 << 23
+    assert emulator.state("n", "u").tolist() == [top, 128 - top, top, 128 - top]
+
+
 def test_a_neuron_equals_what_was_recorded_on_a_chip():
     # dv and vth were found by trying pairs on this very trace: that a pair gives every step is
     # what is tested. The probe of the chip reads 128 in the step of a spike, where the CPU model
