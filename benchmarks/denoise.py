@@ -1,0 +1,81 @@
+"""The shipped denoiser in a running graph: CPU time for a second of sound, and late frames.
+
+    python benchmarks/denoise.py [--minutes 10]
+
+The graph `denoise` (file to file, with its picture) runs twice over the shipped noisy clip, again
+and again for so many minutes. Once as fast as it can: its real-time factor is the CPU time of its
+processes, start and drawing included, for each second of sound. Once paced, in packets of one hop
+(8 ms), as a microphone would give them: how long each frame took in the node, by the wall clock, so
+that whatever else the machine does is in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import yaml
+from _runs import run_graph
+from _table import print_machine, print_table, verdict
+
+SHIPPED = Path(__file__).resolve().parents[1] / "graphs" / "denoise"
+HOP = 128
+RTF_PROMISE = 0.03
+FRAME_PROMISE_MS = 4.0
+
+
+def measure(clock: str, block: int, noisy: Path, folder: Path) -> dict[str, Any]:
+    """The report of one run of the shipped graph over a file."""
+    graph: dict[str, Any] = yaml.safe_load((SHIPPED / "graph.yaml").read_text())
+    nodes = graph["nodes"]
+    nodes["input"]["settings"] = {"path": str(noisy), "block_size": block}
+    nodes["denoise"]["settings"]["model"] = str(SHIPPED / "model.safetensors")
+    nodes["output"]["settings"]["path"] = str(folder / "clean.wav")
+    nodes["picture"]["settings"]["path"] = str(folder / "picture.png")
+    seconds = soundfile.info(noisy).duration
+    report: dict[str, Any] = run_graph(graph | {"clock": clock}, timeout=seconds + 600)
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    options = parser.parse_args()
+    print_machine()
+    clip, rate = soundfile.read(SHIPPED / "noisy.flac", dtype="int16")
+    seconds = 60 * options.minutes
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        noisy = folder / "noisy.flac"
+        soundfile.write(noisy, np.resize(clip, round(seconds * rate)), rate)
+        fast = measure("fast", 1024, noisy, folder)
+        paced = measure("paced", HOP, noisy, folder)
+    rows = []
+    for title, report in (("fast, blocks of 1,024", fast), (f"paced, blocks of {HOP}", paced)):
+        cpu = {name: one["cpu_s"] / seconds for name, one in report["processes"].items()}
+        total = sum(cpu.values())
+        said = verdict(total, RTF_PROMISE) if report is fast else ""
+        rows.append(
+            [title, *(f"{cpu[one]:.4f}" for one in ("sound", "page")), f"{total:.4f}", said]
+        )
+    print_table(
+        f"CPU time for each second of sound, {options.minutes:g} minutes",
+        ["", "input, denoise, output", "picture", "together", f"at most {RTF_PROMISE}"], rows,
+    )  # fmt: skip
+    found = paced["results"]["denoise"]
+    took = {name: value / 1e3 for name, value in found["frame_us"].items()}
+    row = [f"{found['frames']:,}", *(f"{ms:.3f}" for ms in took.values())]
+    row += [str(found["late_frames"]), verdict(took["p999"], FRAME_PROMISE_MS)]
+    print_table(
+        f"Frames while it runs live, ms of wall clock; the next is due after {HOP / rate * 1e3:g}",
+        ["frames", "p50", "p99", "p99.9", "longest", "late", f"p99.9 below {FRAME_PROMISE_MS:g}"],
+        [row],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
