@@ -5,6 +5,10 @@
 input in an accumulator, and gives out a list of (index, value): which of its places are not 0. Into
 a point lead *connections*, each of which reads the list of one point, of this step or an earlier
 one. What is not in a list costs nothing.
+
+All of it is compiled without Numba's reference counts (`_nrt=False`): nothing here makes an array
+that must be freed, and counting took half of a step of a small network, in the call (some 70 ns for
+each array handed over) and for each slice.
 """
 
 from __future__ import annotations
@@ -12,9 +16,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types  # type: ignore[attr-defined]
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
 from numpy.typing import NDArray
 
 # kinds of points
@@ -37,12 +42,14 @@ DIRECT, ROWS, CONVOLUTION = range(3)
 ) = range(13)  # fmt: skip
 
 # the plan's head
-POINTS, POINTS_AT, CONNECTIONS_AT, SCRATCH_AT, SCRATCH_VALUES_AT, IS_SUBTRACT, HEAD = range(7)
+POINTS, POINTS_AT, CONNECTIONS_AT, SCRATCH_AT, SCRATCH_VALUES_AT, IS_SUBTRACT, ROOM, HEAD = range(8)
 
 STEP = 0  # in marks: how many steps were made
 
 # the arrays of an instance, two places for each in `arrays`: its address, and its length
 PLAN, WEIGHED, COUNTED, STATE, MARKS, RECORDS, ARRAYS = range(7)
+
+_COMPILED: Any = {"cache": True, "nogil": True, "_nrt": False}
 
 CHANNEL_SHIFT, ROW_SHIFT = 40, 20  # of a place in a convolution's input: channel, row, column
 PLACE_MASK = (1 << 20) - 1
@@ -60,17 +67,28 @@ def _lowest_bit_of(typing_context: Any, word: Any) -> Any:
 _lowest_bit: Any = intrinsic(_lowest_bit_of)
 
 
-def _pointer_of(typing_context: Any, address: Any) -> Any:
+def _array_of(typing_context: Any, address: Any, length: Any, dtype: Any) -> Any:
+    """The (length,) numbers of a type that begin at an address: as `carray`, which needs NRT."""
+    array_type = types.Array(dtype.dtype, 1, "C")
+
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+        array = make_array(array_type)(context, builder)  # type: ignore[no-untyped-call]
+        place, count, _ = arguments
+        size = context.get_abi_sizeof(context.get_data_type(dtype.dtype))
+        size = context.get_constant(types.intp, size)
+        populate_array(  # type: ignore[no-untyped-call]
+            array, data=builder.inttoptr(place, array.data.type), shape=[count], strides=[size],
+            itemsize=size, meminfo=None,
+        )  # fmt: skip
+        return array._getvalue()
 
-    return types.voidptr(types.int64), code
+    return array_type(types.int64, types.int64, dtype), code
 
 
-_pointer: Any = intrinsic(_pointer_of)
+_array: Any = intrinsic(_array_of)
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _mark(marks: NDArray[np.int64], first: int, words: int, bit: int) -> None:
     """Set a bit of a set, and the bit of its word in the words that follow the set."""
     word = bit >> 6
@@ -78,7 +96,7 @@ def _mark(marks: NDArray[np.int64], first: int, words: int, bit: int) -> None:
     marks[first + words + (word >> 6)] |= np.int64(1) << (word & 63)
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _add_rows(
     rows: NDArray[np.int64], weights: NDArray[np.float32], first: int, total: NDArray[Any]
 ) -> None:
@@ -109,7 +127,17 @@ def _add_rows(
             )
             total[unit] += one + two
         at += 8
-    while at + 2 <= found:
+    if at + 4 <= found:
+        ra = base + np.uint64(rows[at]) * outputs
+        rb = base + np.uint64(rows[at + 1]) * outputs
+        rc = base + np.uint64(rows[at + 2]) * outputs
+        rd = base + np.uint64(rows[at + 3]) * outputs
+        for unit in range(outputs):
+            total[unit] = (
+                total[unit] + (total.dtype.type(weights[ra + unit]) + weights[rb + unit])
+            ) + (total.dtype.type(weights[rc + unit]) + weights[rd + unit])
+        at += 4
+    if at + 2 <= found:
         ra = base + np.uint64(rows[at]) * outputs
         rb = base + np.uint64(rows[at + 1]) * outputs
         for unit in range(outputs):
@@ -121,7 +149,7 @@ def _add_rows(
             total[unit] += weights[ra + unit]
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _add_weighted_rows(
     rows: NDArray[np.int64],
     values: NDArray[Any],
@@ -162,7 +190,7 @@ def _add_weighted_rows(
         at += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _take_input(
     cells: NDArray[np.int64],
     values: NDArray[Any],
@@ -181,20 +209,24 @@ def _take_input(
     whatever the order of the cells was, what follows is the same.
     """  # fmt: skip
     size = point[SIZE]
-    count, outside, graded, before = 0, 0, 0, np.int64(-1)
-    is_sorted = True
-    for index in range(cells.shape[0]):
-        if cells[index] <= before:
-            is_sorted = False
-            break
-        before = cells[index]
-    if is_sorted and before < size:
-        for index in range(cells.shape[0]):
-            if has_values:
-                if values[index] == 0:
-                    continue
-                graded |= values[index] != 1
-                state[value_place + count] = values[index]
+    count, outside, graded = 0, 0, 0
+    given_cells = np.uint64(cells.shape[0])
+    is_ascending = True
+    for index in range(np.uint64(1), given_cells):
+        is_ascending &= cells[index - np.uint64(1)] < cells[index]
+    if given_cells == 0:
+        return 0, 0, 0
+    if is_ascending and cells[0] >= 0 and cells[given_cells - np.uint64(1)] < size:
+        listed = np.uint64(place)
+        if not has_values:
+            for index in range(given_cells):
+                marks[listed + index] = cells[index]
+            return cells.shape[0], 0, 0
+        for index in range(given_cells):
+            if values[index] == 0:
+                continue
+            graded |= values[index] != 1
+            state[value_place + count] = values[index]
             marks[place + count] = cells[index]
             count += 1
         return count, graded, 0
@@ -265,7 +297,7 @@ def _take_input(
     return count, graded, outside
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _convolve(
     places: NDArray[np.int64],
     values: NDArray[Any],
@@ -311,7 +343,7 @@ def _convolve(
                     _mark(marks, touched, words, plan[ty + 2] + plan[tx + 2])
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _step_if(
     first: int,
     last: int,
@@ -324,13 +356,13 @@ def _step_if(
 ) -> tuple[int, bool]:
     """Integrate and fire neurons [first, last): spikes so far, and whether one is still above."""
     size = np.uint64(total.shape[0])
-    above = np.int32(0)
+    is_above = False
     for unit in range(np.uint64(first), np.uint64(last)):
         potential = v[unit] + coefficients[unit] * total[unit]
         total[unit] = 0
         v[unit] = potential
-        above += np.int32(potential > coefficients[size + unit])
-    if above == 0:
+        is_above |= potential > coefficients[size + unit]
+    if not is_above:
         return count, False
     is_hot = False
     for unit in range(np.uint64(first), np.uint64(last)):
@@ -343,7 +375,7 @@ def _step_if(
     return count, is_hot
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _step_leaky(
     is_cuba: bool,
     subtract: bool,
@@ -361,7 +393,7 @@ def _step_leaky(
     CubaLIF g of the synapse, w_in, each as long as `total`
     """  # fmt: skip
     size = np.uint64(total.shape[0])
-    above = np.int32(0)  # as wide as a float32: what is wider halves the vectors
+    is_above = False
     if is_cuba:
         for unit in range(size):
             drive = current[unit] + coefficients[5 * size + unit] * (
@@ -375,21 +407,30 @@ def _step_leaky(
         )
         v[unit] = potential
         total[unit] = bias[unit]
-        above += np.int32(potential > coefficients[3 * size + unit])
-    if above == 0:
+        is_above |= potential > coefficients[3 * size + unit]
+    if not is_above:
         return 0
-    count = np.uint64(0)
-    for unit in range(size):  # without branches, which spikes make hard to foretell
-        threshold, potential = coefficients[3 * size + unit], v[unit]
-        after = potential - threshold if subtract else coefficients[4 * size + unit]
-        is_spike = potential > threshold
-        v[unit] = after if is_spike else potential
-        found[count] = np.int64(unit)
-        count += np.uint64(is_spike)
-    return int(np.int64(count))
+    count = 0
+    for first in range(np.uint64(0), size, np.uint64(32)):
+        bits = np.uint32(0)
+        for lane in range(np.uint64(min(np.uint64(32), size - first))):
+            unit = first + lane
+            is_spike = v[unit] > coefficients[3 * size + unit]
+            bits = np.uint32(bits | np.uint32(np.uint32(is_spike) << np.uint32(lane)))
+        while bits != 0:
+            spiking = first + np.uint64(_lowest_bit(np.uint64(bits)))
+            bits = np.uint32(bits & np.uint32(bits - np.uint32(1)))
+            v[spiking] = (
+                v[spiking] - coefficients[3 * size + spiking]
+                if subtract
+                else coefficients[4 * size + spiking]
+            )
+            found[count] = np.int64(spiking)
+            count += 1
+    return count
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _not_zero(given: NDArray[Any], found: NDArray[np.int64], values: NDArray[Any]) -> int:
     """Write which of `given` are not 0, and their values; how many."""
     count = 0
@@ -401,7 +442,7 @@ def _not_zero(given: NDArray[Any], found: NDArray[np.int64], values: NDArray[Any
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _step_touched(
     kind: int,
     is_whole: bool,
@@ -461,7 +502,7 @@ def _step_touched(
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _step_delay(
     now: int,
     delays: NDArray[np.int64],
@@ -477,7 +518,13 @@ def _step_delay(
         given[unit] = ring[(now - delays[1 + unit] + length) % length * size + unit]
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
+def _is_contiguous(array: NDArray[Any]) -> bool:
+    """Whether it is what its type says, in a call that does not look at types."""
+    return array.shape[0] < 2 or array.strides[0] == array.itemsize
+
+
+@njit(**_COMPILED)
 def run_steps(
     address: int,
     cells: NDArray[np.int64],
@@ -488,12 +535,13 @@ def run_steps(
     """Steps [begin, ...) of the network: how many of `ends` are done, how many records were
     written, and how many cells were not among the inputs (they are left out).
 
+    The first is -1 where an array is not what is said here, which is not looked at before.
+
     It stops before a step whose records might not fit: empty the records, and call again with the
     number of steps done as `begin`.
 
-    address : of (2 ARRAYS,) int64, the address and length of each array of the instance. Handed
-        over one by one they cost more than a step of a small network does: Numba takes some 100 ns
-        to be given an array, and counts references to each slice of it.
+    address : of (2 ARRAYS,) int64, the address and length of each array of the instance: a call
+        costs by the argument
     cells : (n,) int64, inputs that are not 0, step after step, in any order
     values : (n,) as the state, what they give; or (0,), where each counts 1
     ends : (steps,) int64, where in `cells` each step ends
@@ -505,24 +553,24 @@ def run_steps(
     RECORDS : (rows, 4) float64, for each entry of the recorded points: step since the network was
         at rest, number of the point, place (in NIR's order), value; written
     """  # fmt: skip
-    arrays = carray(_pointer(address), (2 * ARRAYS,), np.int64)
-    plan = carray(_pointer(arrays[2 * PLAN]), (arrays[2 * PLAN + 1],), np.int64)
-    weights = carray(_pointer(arrays[2 * WEIGHED]), (arrays[2 * WEIGHED + 1],), np.float32)
-    coefficients = carray(_pointer(arrays[2 * COUNTED]), (arrays[2 * COUNTED + 1],), values.dtype)
-    state = carray(_pointer(arrays[2 * STATE]), (arrays[2 * STATE + 1],), values.dtype)
-    marks = carray(_pointer(arrays[2 * MARKS]), (arrays[2 * MARKS + 1],), np.int64)
-    records = carray(_pointer(arrays[2 * RECORDS]), (arrays[2 * RECORDS + 1] >> 2, 4), np.float64)
+    arrays = _array(address, 2 * ARRAYS, np.int64)
+    plan = _array(arrays[2 * PLAN], arrays[2 * PLAN + 1], np.int64)
+    weights = _array(arrays[2 * WEIGHED], arrays[2 * WEIGHED + 1], np.float32)
+    coefficients = _array(arrays[2 * COUNTED], arrays[2 * COUNTED + 1], values.dtype)
+    state = _array(arrays[2 * STATE], arrays[2 * STATE + 1], values.dtype)
+    marks = _array(arrays[2 * MARKS], arrays[2 * MARKS + 1], np.int64)
+    records = _array(arrays[2 * RECORDS], arrays[2 * RECORDS + 1], np.float64)
     points, at_points, at_connections = plan[POINTS], plan[POINTS_AT], plan[CONNECTIONS_AT]
     scratch, scratch_values = plan[SCRATCH_AT], plan[SCRATCH_VALUES_AT]
-    room = 0
-    for number in range(points):
-        row = at_points + number * POINT_WIDTH
-        if plan[row + IS_RECORDED]:
-            room += plan[row + SIZE]
+    room = plan[ROOM]  # records that a step may need
     has_values = values.shape[0] > 0
     subtract = plan[IS_SUBTRACT] != 0
     written, outside, done = 0, 0, begin
-    while done < ends.shape[0] and written + room <= records.shape[0]:
+    if not (_is_contiguous(cells) and _is_contiguous(values) and _is_contiguous(ends)) or (
+        has_values and values.shape[0] < cells.shape[0]
+    ):
+        return -1, 0, 0
+    while done < ends.shape[0] and 4 * (written + room) <= records.shape[0]:
         now = marks[STEP]
         for number in range(points):
             at = at_points + number * POINT_WIDTH
@@ -532,6 +580,8 @@ def run_steps(
             place, value_place = point[LIST] + slot * size, point[VALUES] + slot * size
             if point[KIND] == INPUT:
                 first = ends[done - 1] if done else 0
+                if not 0 <= first <= ends[done] <= cells.shape[0]:
+                    return -1, 0, 0
                 count, graded, strange = _take_input(
                     cells[first : ends[done]],
                     values[first : ends[done]] if has_values else values,
@@ -665,10 +715,12 @@ def run_steps(
             if point[IS_RECORDED]:
                 for index in range(count):
                     unit = marks[place + index]
-                    records[written, 0] = now
-                    records[written, 1] = number
-                    records[written, 2] = plan[point[ORDER] + unit] if point[ORDER] >= 0 else unit
-                    records[written, 3] = state[value_place + index] if graded else 1
+                    records[4 * written] = now
+                    records[4 * written + 1] = number
+                    records[4 * written + 2] = (
+                        plan[point[ORDER] + unit] if point[ORDER] >= 0 else unit
+                    )
+                    records[4 * written + 3] = state[value_place + index] if graded else 1
                     written += 1
         marks[STEP] = now + 1
         done += 1

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from numba import from_dtype, types
 from numpy.typing import NDArray
 
 from ..kernels import spiking_network as k
@@ -33,6 +34,8 @@ _KINDS = {
 }  # fmt: skip
 _LEAKY = (k.LI, k.LIF, k.CUBA_LI, k.CUBA_LIF)
 _NEVER = np.inf  # threshold of what does not spike
+LINE = 64  # bytes of a cache line
+_PLACE = np.dtype(np.int64)
 LIMIT = 1 << 26  # numbers in a table of the plan
 
 _Int = NDArray[np.int64]
@@ -102,11 +105,12 @@ class State:
     def __init__(self, program: Program, *, records: int = 0) -> None:
         """`records` is how many rows of records are kept room for, beyond what one step needs."""
         self.program = program
-        self.state = program.state.copy()
-        self.marks = program.marks.copy()
+        self.state = _aligned(program.state)
+        self.marks = _aligned(program.marks)
         room = sum(point.unit.size for point in program.watched())
         self.records = np.empty((room + max(records, room), 4) if room else (0, 4), np.float64)
-        self.no_values = np.empty(0, program.state.dtype)
+        self.type = program.state.dtype
+        self.no_values = np.empty(0, self.type)
         # addresses: the arrays must stay the ones they are
         self.arrays = np.array(
             [
@@ -120,6 +124,7 @@ class State:
         ).reshape(-1)  # fmt: skip
         self.address = int(self.arrays.ctypes.data)
         self.no_records = self.records[:0]
+        self._run_steps = _compiled(self.type)
 
     def __reduce__(self) -> Any:
         """TypeError: a copy would write into the state that it was copied from."""
@@ -153,15 +158,30 @@ class State:
 
         `cells` (n,) int64, places of the input that are not 0, step after step; `ends` (steps,)
         int64, where in `cells` each step ends; `values` (n,) of the state's type, what they give,
-        or None: 1 each. All contiguous and writable, which is one type for Numba.
+        or None: 1 each. All contiguous; TypeError and ValueError for others.
         Records are (rows, 4) float64: step, number of the point, place in NIR's order, value; a
         view that the next call writes over. When fewer steps are done than there are, call again
         with that as `begin`.
         """
-        done, written, outside = k.run_steps(
-            self.address, cells, self.no_values if values is None else values, ends, begin
-        )
+        given = self.no_values if values is None else values
+        if (
+            cells.dtype is not _PLACE or ends.dtype is not _PLACE or given.dtype is not self.type
+        ) and not self._are_typed(cells, ends, given):
+            raise TypeError(
+                f"cells {cells.dtype}, ends {ends.dtype}, values {given.dtype}; expected {_PLACE}, "
+                f"{_PLACE}, {self.type}"
+            )
+        done, written, outside = self._run_steps(self.address, cells, given, ends, begin)
+        if done < 0:
+            raise ValueError(
+                f"cells {cells.shape}, ends {ends.shape} and values {given.shape}: expected "
+                "contiguous arrays, values as many as cells, and ends that ascend from 0 to as many"
+            )
         return done, self.records[:written] if written else self.no_records, outside
+
+    def _are_typed(self, cells: _Int, ends: _Int, given: NDArray[Any]) -> bool:
+        """Of these types in substance: NumPy has several objects for one."""
+        return cells.dtype == ends.dtype == _PLACE and given.dtype == self.type
 
     def values(self, name: str) -> NDArray[Any]:
         """What a unit gave in the last step, in its shape; fresh."""
@@ -202,6 +222,16 @@ class State:
         if point.order is not None:
             out[point.order] = self.state[at : at + point.unit.size]
         return out.reshape(point.unit.output_shape)
+
+
+def _compiled(dtype: Any) -> Any:
+    """The kernel for states of that type, called as it is.
+
+    Numba's dispatcher looks at the type of every argument in every call, which takes as long as a
+    small network; `State.run` looks at what may differ.
+    """
+    places, values = types.Array(types.int64, 1, "C"), types.Array(from_dtype(dtype), 1, "C")
+    return k.run_steps.compile((types.int64, places, values, places, types.int64))
 
 
 def warm_up(precision: Precision = "single") -> None:
@@ -299,6 +329,7 @@ class _Compiler:
         head[k.POINTS], head[k.IS_SUBTRACT] = len(names), self.rules.reset == "subtract"
         head[k.POINTS_AT] = self._tell(np.concatenate([rows[name] for name in names]))
         head[k.CONNECTIONS_AT] = self._tell(np.concatenate([*table, np.zeros(0, np.int64)]))
+        head[k.ROOM] = sum(row[k.SIZE] for row in rows.values() if row[k.IS_RECORDED])
         plan = np.concatenate([head, *self.plan])
         return Program(
             self.wiring,
@@ -306,8 +337,8 @@ class _Compiler:
             {n: Point(self.number[n], units[n], self.order[n], rows[n]) for n in names},
             given,
             _fixed(plan),
-            _fixed(np.concatenate([*self.weights, np.zeros(1, np.float32)])),
-            _fixed(np.concatenate([*self.coefficients, np.zeros(1)]).astype(self.type)),
+            _fixed(_aligned(np.concatenate([*self.weights, np.zeros(1, np.float32)]))),
+            _fixed(_aligned(np.concatenate([*self.coefficients, np.zeros(1)]).astype(self.type))),
             _fixed(np.concatenate(self.state).astype(self.type)),
             _fixed(self._marks(names, rows)),
             lasting_state,
@@ -617,19 +648,19 @@ class _Compiler:
         flat = np.ascontiguousarray(weights, np.float32).reshape(-1)
         if not np.isfinite(flat).all():
             raise NetworkError("weights beyond float32")
-        self.weights.append(flat)
-        self.weighed += flat.size
+        self.weights.append(_padded(flat))
+        self.weighed += self.weights[-1].size
         return at
 
     def _count(self, values: NDArray[Any]) -> int:
         at = self.counted
-        self.coefficients.append(np.ascontiguousarray(values, np.float64).reshape(-1))
+        self.coefficients.append(_padded(np.ascontiguousarray(values, np.float64).reshape(-1)))
         self.counted += self.coefficients[-1].size
         return at
 
     def _hold(self, values: NDArray[Any]) -> int:
         at = self.stated
-        self.state.append(np.asarray(values, np.float64).reshape(-1))
+        self.state.append(_padded(np.asarray(values, np.float64).reshape(-1)))
         self.stated += self.state[-1].size
         if self.stated > LIMIT:
             raise NetworkError(f"the network has a state of more than {LIMIT} numbers")
@@ -734,6 +765,20 @@ def _inverse(order: _Int | None, size: int) -> _Int:
     inverse = np.empty(size, np.int64)
     inverse[order] = np.arange(size)
     return inverse
+
+
+def _aligned(array: NDArray[Any]) -> NDArray[Any]:
+    """A copy that begins with a cache line: a vector that straddles two is read half as fast."""
+    room = np.empty(array.nbytes + LINE, np.uint8)
+    first = -room.ctypes.data % LINE
+    moved = room[first : first + array.nbytes].view(array.dtype)
+    moved[:] = array
+    return moved
+
+
+def _padded(values: NDArray[Any]) -> NDArray[Any]:
+    """Followed by zeros up to a whole number of cache lines, whatever the precision."""
+    return np.concatenate([values, np.zeros(-len(values) % (LINE // 4), values.dtype)])
 
 
 def _fixed(array: Any) -> Any:
