@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from streamflow_nodes.kernels.linear_rnn_fixed import HAS_VNNI
+from streamflow_nodes.kernels.linear_rnn_fixed import HAS_VNNI, step_poles
 from streamflow_nodes.linear_rnn.engine import FloatEngine
 from streamflow_nodes.linear_rnn.fixed_engine import FixedEngine
 from streamflow_nodes.linear_rnn.fixed_point import (
@@ -207,3 +207,12 @@ def test_a_tanh_has_no_rule_in_fixed_point(tmp_path):
 
     with pytest.raises(DeviceError, match="decoder: activation tanh has no fixed-point rule"):
         quantised(model, noise(9, model.inputs))
+
+
+def test_a_state_stays_within_its_bits():
+    poles, state = np.zeros(2, np.int32), np.zeros(2, np.int32)
+    drive = np.array([200, -200], np.int32)
+
+    step_poles(poles, state, 1, 15, 0, 8, False, 0, -1000, 1000, drive)
+
+    assert state.tolist() == drive.tolist() == [127, -128]
