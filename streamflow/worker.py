@@ -43,7 +43,7 @@ from .runner import Feed, Local, Route, Runner, Source
 from .transport import Channel, Context, Gap, InLink, OutLink, Output, Poll
 
 IDLE_MS = 200  # the loop wakes at least this often, to show that it lives
-REFRESH_S = 0.02  # how old the counters on the board may get where no commit is due
+REFRESH_S = 0.05  # how old the counters on the board may get where no commit is due
 SNAPSHOT_SHARE = 20  # snapshots take at most 1/20 of the time
 BATCH = 16  # packets of a node or an edge before the loop looks at the others
 CREDIT_S = 0.02  # how late less than half a window of credits may leave a process that sleeps
