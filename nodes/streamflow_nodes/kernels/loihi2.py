@@ -12,11 +12,14 @@ stride are in the table of runs, so they cost nothing in a step.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 Int32 = np.int32
+_COMPILED: Any = {"cache": True, "nogil": True, "_nrt": False}  # as in `spiking_network`
 
 LIF, SIGMA_DELTA, DELTA, READOUT = 0, 1, 2, 3
 
@@ -40,7 +43,8 @@ EXPONENT = 3  # the sum of a step is shifted left by it, or right where it is ne
 SUMS = 4  # first entry of its accumulators in `sums`
 DEPTH = 5  # steps that its accumulators hold, a ring
 DELAYED = 6  # 1: each weight has a delay of its own
-CONNECTION_COLUMNS = 7
+WHOLE = 7  # 1: each unit has one run, over its whole target
+CONNECTION_COLUMNS = 8
 
 # Columns of `runs`: int32.
 RUN_TARGET, RUN_WEIGHT, RUN_LENGTH = 0, 1, 2
@@ -49,7 +53,7 @@ LIMIT = 1 << 23  # 24-bit state with a sign
 ALIGN = 6  # thresholds and synaptic sums meet the state 6 bits up
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _decay(state: Int32, keep: Int32) -> Int32:
     """The state times keep / 4096, rounded toward zero, in 32 bits.
 
@@ -62,27 +66,59 @@ def _decay(state: Int32, keep: Int32) -> Int32:
     return np.int32(-kept if state < 0 else kept)
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _wrap(u: Int32) -> Int32:
     """`u` brought back once into 24 bits, as Loihi's current does."""
     once = np.int32(u - 2 * LIMIT) if u > LIMIT else np.int32(u)
     return np.int32(u + 2 * LIMIT) if once <= -LIMIT else once
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _saturate(v: Int32) -> Int32:
     """`v` held within 24 bits, as Loihi's membrane is."""
     low, high = np.int32(1 - LIMIT), np.int32(LIMIT - 1)
     return low if v < low else (high if v > high else np.int32(v))
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _shift(total: Int32, exponent: int) -> Int32:
     """Left by the exponent, or right (toward minus infinity) where it is negative, in 32 bits."""
     return np.int32(total << exponent) if exponent > 0 else np.int32(total >> -exponent)
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
+def _add_rows(
+    units: NDArray[np.int32],
+    eights: int,
+    row: int,
+    run_ends: NDArray[np.int32],
+    runs: NDArray[np.int32],
+    weights: NDArray[np.int16],
+    total: NDArray[np.int32],
+) -> None:
+    """Add the rows of 8 `eights` units that each send 1, to `total` (size,) int32.
+
+    Eight weights add up within 16 bits, which is half the width of a sum.
+    """
+    for at in range(0, 8 * eights, 8):
+        wa = np.uint64(runs[run_ends[row + units[at]], RUN_WEIGHT])
+        wb = np.uint64(runs[run_ends[row + units[at + 1]], RUN_WEIGHT])
+        wc = np.uint64(runs[run_ends[row + units[at + 2]], RUN_WEIGHT])
+        wd = np.uint64(runs[run_ends[row + units[at + 3]], RUN_WEIGHT])
+        we = np.uint64(runs[run_ends[row + units[at + 4]], RUN_WEIGHT])
+        wf = np.uint64(runs[run_ends[row + units[at + 5]], RUN_WEIGHT])
+        wg = np.uint64(runs[run_ends[row + units[at + 6]], RUN_WEIGHT])
+        wh = np.uint64(runs[run_ends[row + units[at + 7]], RUN_WEIGHT])
+        for unit in range(np.uint64(total.shape[0])):
+            one = np.int16(weights[wa + unit] + weights[wb + unit])
+            two = np.int16(weights[wc + unit] + weights[wd + unit])
+            three = np.int16(weights[we + unit] + weights[wf + unit])
+            four = np.int16(weights[wg + unit] + weights[wh + unit])
+            eight = np.int16(np.int16(one + two) + np.int16(three + four))
+            total[unit] = np.int32(total[unit] + np.int32(eight))
+
+
+@njit(**_COMPILED)
 def deliver(
     units: NDArray[np.int32],
     values: NDArray[np.int32],
@@ -130,7 +166,22 @@ def deliver(
                 sums[slot + unit] += _shift(scratch[delay * size + unit], exponent)
                 scratch[delay * size + unit] = 0
         return found
-    for message in range(count):
+    done = 0
+    if connection[WHOLE] and count >= 8:
+        are_spikes = True
+        for message in range(count):
+            are_spikes &= values[message] == 1
+        if are_spikes:
+            done = count & ~7
+            _add_rows(
+                units, count >> 3, connection[ROW], run_ends, runs, weights,
+                sums[slot : slot + size],
+            )  # fmt: skip
+            if lazy and reached[0] == 0:
+                reached[0] = 1
+                touched[2 * found], touched[2 * found + 1] = 0, size
+                found += 1
+    for message in range(done, count):
         row, value = np.uint64(connection[ROW] + units[message]), values[message]
         for run in range(np.uint64(run_ends[row]), np.uint64(run_ends[row + np.uint64(1)])):
             target, length = runs[run, RUN_TARGET], runs[run, RUN_LENGTH]
@@ -152,7 +203,7 @@ def deliver(
     return found
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def _integrate(
     touched: NDArray[np.int32],
     found: int,
@@ -198,7 +249,7 @@ def _integrate(
     return int(np.int64(spikes))
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def update_lif(
     drive: NDArray[np.int32],
     keep_u: NDArray[np.int32],
@@ -245,7 +296,7 @@ def update_lif(
     return int(np.int64(spikes))
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def update_sigma_delta(
     drive: NDArray[np.int32],
     bias: NDArray[np.int32],
@@ -291,7 +342,7 @@ PLAN_RUN_ENDS, PLAN_RUNS, PLAN_NEURONS, PLAN_SUMS, PLAN_SCRATCH = 4, 5, 6, 7, 8
 PLAN_HEAD = 9
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def step_packed(
     inputs: NDArray[np.int32],
     given: NDArray[np.int32],
@@ -338,7 +389,7 @@ def step_packed(
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def step_network(
     inputs: NDArray[np.int32],
     given: NDArray[np.int32],
@@ -454,7 +505,7 @@ def step_network(
             )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@njit(**_COMPILED)
 def messages_of(
     frame: NDArray[np.int32], units: NDArray[np.int32], values: NDArray[np.int32]
 ) -> int:

@@ -235,7 +235,7 @@ def compile_tables(network: Loihi2Network) -> Tables:
             scratch = max(scratch, depth * size)
         rows.append(
             [index[connection.target], ends, later, _exponent(connection), sums, depth,
-             connection.delays is not None]
+             connection.delays is not None, _is_whole(table, size)]
         )  # fmt: skip
         run_ends.append(table.ends + total)
         runs.append(table.runs + np.array([0, used, 0], np.int32))
@@ -317,6 +317,12 @@ def _later(network: Loihi2Network, index: dict[str, int], connection: Connection
             f"{LONGEST_DELAY} (6 bits): use a longer time step"
         )
     return later + connection.delay
+
+
+def _is_whole(table: _RunTable, size: int) -> bool:
+    """Whether each unit of the source has one run, over the whole target."""
+    whole = (table.runs[:, kernel.RUN_TARGET] == 0) & (table.runs[:, kernel.RUN_LENGTH] == size)
+    return bool((np.diff(table.ends) == 1).all() and whole.all())
 
 
 def _exponent(connection: Connection) -> int:
