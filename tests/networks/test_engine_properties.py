@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import run, stateless
+from streamflow_nodes.networks.engine import State, compile_network
 from streamflow_nodes.networks.numba_backend import NumbaBackend
 from streamflow_nodes.networks.rules import Rules
 from streamflow_nodes.networks.wiring import wire
@@ -177,3 +178,24 @@ def test_what_a_subtraction_leaves_above_the_threshold_fires_on_in_silence() -> 
     fired = steps(backend, x)["output"]
 
     assert [np.flatnonzero(step).tolist() for step in fired] == [[77], [77, 199], [77, 199], [], []]
+
+
+def test_arrays_of_another_type_order_or_length_are_refused() -> None:
+    graph = graphs.chain((4,), nir.IF(np.ones(4), np.ones(4)))
+    state = State(compile_network(wire(graph), Rules()))
+    cells, ends = np.array([0, 2]), np.array([2])
+
+    for bad in (cells.astype(np.int32), cells.astype(np.float64)):
+        with pytest.raises(TypeError, match="expected int64, int64, float32"):
+            state.run(bad, ends)
+    with pytest.raises(TypeError, match="float64"):
+        state.run(cells, ends, np.ones(2))
+    for wrong in (
+        (np.array([0, 9, 2])[::2], ends), (cells, np.array([3])), (cells, np.array([-1])),
+        (cells, np.array([2, 1])[1:], np.ones(1, np.float32)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="expected contiguous arrays"):
+            state.run(*wrong)
+
+    assert state.steps == 0
+    assert state.run(cells, ends)[0] == 1

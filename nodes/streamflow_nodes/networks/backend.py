@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -32,10 +33,13 @@ class Backend(Protocol):
         cannot run under these rules: it refuses what it would have to run otherwise.
         """  # fmt: skip
 
-    def step(self, frame: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    def step(
+        self, frame: NDArray[Any], names: Sequence[str] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
         """One time step: what every spiking unit and every Output unit gives, by its name.
 
         frame : numbers of the one Input, in its shape (channels first), or flat in C order
+        names : only what those of them give, which may be all that it takes time for
         Gives fresh float32 arrays in the units' shapes; spikes are 0 or 1.
         """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,19 +54,21 @@ class Loihi2Backend:
         names = [*self._spiking, *self.quantised.outputs.values()]
         return list(dict.fromkeys(names))
 
-    def step(self, frame: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    def step(
+        self, frame: NDArray[Any], names: Sequence[str] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
         """One step; spikes are 0 or 1, readouts in the float network's units."""
         self._device.step(whole_numbers(frame))
-        units, out = self._wiring.units, {}
-        for name in self._spiking:
-            sent = self._device.messages(name)
-            out[name] = sent.astype(np.float32).reshape(units[name].output_shape)
-        for name, source in self.quantised.outputs.items():
-            if source in out:
-                out[name] = out[source].copy()
-            else:
-                out[name] = self.membrane(source)
-        return out
+        every = (*self._spiking, *self.quantised.outputs)
+        return {name: self._given(name) for name in every if names is None or name in names}
+
+    def _given(self, name: str) -> NDArray[np.float32]:
+        """What a unit gave: messages, or what a readout holds."""
+        source = self.quantised.outputs.get(name, name)
+        if source not in self._spiking:
+            return self.membrane(source)
+        sent = self._device.messages(source).astype(np.float32)
+        return sent.reshape(self._wiring.units[source].output_shape)
 
     def membrane(self, name: str) -> NDArray[np.float32]:
         """The membrane in the float network's units: rest + scale * v."""

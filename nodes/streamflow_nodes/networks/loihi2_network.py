@@ -581,6 +581,8 @@ class Loihi2Emulator:
         self.network = network
         self._tables = tables = compile_tables(network)
         self._index = {p.name: at for at, p in enumerate(network.populations)}
+        self._sizes = [population.size for population in network.populations]
+        self._firsts = [int(first) for first in tables.populations[:, kernel.FIRST]]
         neurons, populations = tables.neurons.shape[1], len(network.populations)
         self._inputs = int(np.prod(network.input_shape))
         self._units = np.zeros(self._inputs + 1, np.int32)
@@ -622,11 +624,12 @@ class Loihi2Emulator:
     def messages(self, name: str) -> NDArray[np.int32]:
         """What each neuron of a population sent in the last step: (n,) int32, in NIR's order."""
         first, at = self._first(name)
-        count = self._counts[at]
-        out = np.zeros(self.network.populations[at].size, np.int32)
-        out[self._sent[first + at : first + at + count]] = self._messages[
-            first + at : first + at + count
-        ]
+        count = int(self._counts[at])
+        out = np.zeros(self._sizes[at], np.int32)
+        if not count:
+            return out
+        sent = slice(first + at, first + at + count)
+        out[self._sent[sent]] = self._messages[sent]
         return out[self._tables.places[name]]
 
     def places(self, name: str) -> NDArray[np.int64]:
@@ -639,7 +642,7 @@ class Loihi2Emulator:
 
     def _first(self, name: str) -> tuple[int, int]:
         at = self._index[name]
-        return int(self._tables.populations[at, kernel.FIRST]), at
+        return self._firsts[at], at
 
     def state(self, name: str, which: Literal["u", "v"]) -> NDArray[np.int32]:
         """The current u (or sigma), or the membrane v (or what was sent; of a readout its sums).

@@ -12,6 +12,7 @@ What a connection in a cycle gives in the first step is `rules.recurrent_start`:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -183,13 +184,19 @@ class NorseBackend:
             for name in self._wiring.neurons
         }
 
-    def step(self, frame: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    def step(
+        self, frame: NDArray[Any], names: Sequence[str] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
         torch = self._torch
         # a copy: what arrives may be read-only, which torch warns of
         x = torch.tensor(np.asarray(frame, np.float32).reshape(self._input.output_shape).copy())
         with torch.no_grad():
             given, self._state = self._network(x, self._before())
-        out = {name: self._cached(name) for name in self._wiring.spiking}
+        out = {
+            name: self._cached(name)
+            for name in self._wiring.spiking
+            if names is None or name in names
+        }
         out[self._output.name] = given.numpy().reshape(self._output.output_shape).copy()
         return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,17 @@ class NumbaBackend:
         self._wiring, self._rules = wiring, rules
         self._size = wiring.only_input().size
 
-    def step(self, frame: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    def step(
+        self, frame: NDArray[Any], names: Sequence[str] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
         flat = np.asarray(frame).reshape(-1)
         if flat.size != self._size:
             raise ValueError(f"a frame of {flat.size} numbers; expected {self._size}")
         cells = np.flatnonzero(flat)
         values = flat[cells].astype(np.float32)
         self._state.run(cells, np.array([cells.size]), values)
-        names = (*self._wiring.spiking, *self._wiring.outputs)
-        return {name: self._state.values(name) for name in names}
+        every = (*self._wiring.spiking, *self._wiring.outputs)
+        return {name: self._state.values(name) for name in every if names is None or name in names}
 
     def membrane(self, name: str) -> NDArray[np.float32]:
         return np.asarray(self._state.potential(name))

@@ -134,7 +134,7 @@ class _Framed:
             given = None if values is None else values[first:end]
             frame = np.bincount(cells[first:end], given, self._size).astype(np.float32)
             first = end
-            out = self._engine.step(frame)
+            out = self._engine.step(frame, self._tap)
             for name in self._tap:
                 flat = (
                     out[name] if name in out else self._engine.membrane(name)
