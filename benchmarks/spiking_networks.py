@@ -84,12 +84,11 @@ def ours(wiring: Any, rules: Rules, frames: Any) -> Step:
         None if is_binary else np.ascontiguousarray(f.reshape(-1)[c], np.float32)
         for f, c in zip(frames, cells, strict=True)
     ]
-    ends = [np.array([len(c)]) for c in cells]
-    run, count = state.run, len(cells)
+    run, count = state.step, len(cells)
 
     def step(number: int) -> float:
         at = number % count
-        return len(run(cells[at], ends[at], values[at])[1])
+        return len(run(cells[at], values[at])[0])
 
     return step
 

@@ -192,10 +192,59 @@ def test_arrays_of_another_type_order_or_length_are_refused() -> None:
         state.run(cells, ends, np.ones(2))
     for wrong in (
         (np.array([0, 9, 2])[::2], ends), (cells, np.array([3])), (cells, np.array([-1])),
-        (cells, np.array([2, 1])[1:], np.ones(1, np.float32)),
+        (cells, np.array([2, 1])[1:], np.ones(1, np.float32)), (np.zeros((2, 8), int), ends),
+        (cells, np.array(2)), (cells, ends, np.ones((2, 1), np.float32)),
     ):  # fmt: skip
-        with pytest.raises(ValueError, match="expected contiguous arrays"):
+        with pytest.raises(ValueError, match="expected contiguous arrays of one dimension"):
             state.run(*wrong)
+    with pytest.raises(ValueError, match="begin -1"):
+        state.run(cells, ends, begin=-1)
 
     assert state.steps == 0
     assert state.run(cells, ends)[0] == 1
+
+
+def test_arrays_of_another_type_order_or_length_are_refused_for_one_step() -> None:
+    graph = graphs.chain((4,), nir.IF(np.ones(4), np.ones(4)))
+    state = State(compile_network(wire(graph), Rules()))
+    cells, one = np.array([0, 2]), np.ones(2, np.float32)
+
+    for bad in ((cells.astype(np.int32),), (cells.astype(float),), (cells, np.ones(2))):
+        with pytest.raises(TypeError, match="expected int64, int64, float32"):
+            state.step(*bad)
+    for wrong in (
+        (np.array([0, 9, 2])[::2],), (np.zeros((2, 8), int),), (np.array(2),), (cells, one[:1]),
+        (cells, np.ones(4, np.float32)[::2]), (cells, one[:, None]),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="expected contiguous arrays of one dimension"):
+            state.step(*wrong)
+
+    assert state.steps == 0
+
+
+@pytest.mark.parametrize("is_graded", [False, True])
+def test_single_steps_record_and_leave_what_many_in_a_call_do(is_graded: bool) -> None:
+    rng = np.random.default_rng(3)
+    weight = rng.normal(0, 0.4, (120, 40)).astype(np.float32)
+    one = np.ones(120, np.float32)
+    graph = graphs.chain((40,), nir.Linear(weight), nir.LIF(0.01 * one, 10 * one, 0 * one, one))
+    program = compile_network(wire(graph), Rules(dt=0.001), watch=["output"])
+    together, apart = (State(program, records=120 * 50) for _ in range(2))
+    counts = rng.integers(0, 40, 50)  # of 120 neurons, sometimes more than views are ready for
+    cells = rng.integers(-1, 42, counts.sum())  # in any order, some of them no inputs
+    values = rng.normal(1, 1, cells.size).astype(np.float32) if is_graded else None
+    ends = np.cumsum(counts)
+
+    done, records, outside = together.run(cells, ends, values)
+    rows, strange = [], 0
+    for first, last in zip([0, *ends[:-1]], ends, strict=True):
+        given, out = apart.step(cells[first:last], None if values is None else values[first:last])
+        rows.append(given.copy())
+        strange += out
+
+    assert done == 50
+    assert max(len(r) for r in rows) > 33
+    assert outside == strange == ((cells < 0) | (cells >= 40)).sum()
+    np.testing.assert_array_equal(np.concatenate(rows), records)
+    assert apart.state.tobytes() == together.state.tobytes()
+    assert apart.marks.tobytes() == together.marks.tobytes()

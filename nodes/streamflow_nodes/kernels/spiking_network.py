@@ -49,6 +49,11 @@ STEP = 0  # in marks: how many steps were made
 # the arrays of an instance, two places for each in `arrays`: its address, and its length
 PLAN, WEIGHED, COUNTED, STATE, MARKS, RECORDS, ARRAYS = range(7)
 
+# then what a call tells: a tuple takes Python longer to take in than an int
+DONE, WRITTEN, OUTSIDE, ARRAYS_WIDTH = range(2 * ARRAYS, 2 * ARRAYS + 4)
+
+ONE_STEP = -1  # to begin at, where there are no ends
+
 _COMPILED: Any = {"cache": True, "nogil": True, "_nrt": False}
 
 CHANNEL_SHIFT, ROW_SHIFT = 40, 20  # of a place in a convolution's input: channel, row, column
@@ -531,17 +536,19 @@ def run_steps(
     values: NDArray[Any],
     ends: NDArray[np.int64],
     begin: int,
-) -> tuple[int, int, int]:
-    """Steps [begin, ...) of the network: how many of `ends` are done, how many records were
-    written, and how many cells were not among the inputs (they are left out).
+) -> int:
+    """Steps [begin, ...) of the network: how many records were written; or -1, where there is more
+    to tell: not all steps are done, or cells were not among the inputs (they are left out).
 
-    The first is -1 where an array is not what is said here, which is not looked at before.
+    That is told in the instance's `arrays`: DONE, of `ends`; WRITTEN; OUTSIDE, how many cells. DONE
+    is -1 where an array is not what is said here, which is not looked at before.
 
     It stops before a step whose records might not fit: empty the records, and call again with the
-    number of steps done as `begin`.
+    number of steps done as `begin`. With ONE_STEP as `begin` it makes one step of all `cells`, and
+    does not look at `ends`.
 
-    address : of (2 ARRAYS,) int64, the address and length of each array of the instance: a call
-        costs by the argument
+    address : of (ARRAYS_WIDTH,) int64, the address and length of each array of the instance (a call
+        costs by the argument), and what is told; updated
     cells : (n,) int64, inputs that are not 0, step after step, in any order
     values : (n,) as the state, what they give; or (0,), where each counts 1
     ends : (steps,) int64, where in `cells` each step ends
@@ -553,7 +560,7 @@ def run_steps(
     RECORDS : (rows, 4) float64, for each entry of the recorded points: step since the network was
         at rest, number of the point, place (in NIR's order), value; written
     """  # fmt: skip
-    arrays = _array(address, 2 * ARRAYS, np.int64)
+    arrays = _array(address, ARRAYS_WIDTH, np.int64)
     plan = _array(arrays[2 * PLAN], arrays[2 * PLAN + 1], np.int64)
     weights = _array(arrays[2 * WEIGHED], arrays[2 * WEIGHED + 1], np.float32)
     coefficients = _array(arrays[2 * COUNTED], arrays[2 * COUNTED + 1], values.dtype)
@@ -565,12 +572,17 @@ def run_steps(
     room = plan[ROOM]  # records that a step may need
     has_values = values.shape[0] > 0
     subtract = plan[IS_SUBTRACT] != 0
-    written, outside, done = 0, 0, begin
-    if not (_is_contiguous(cells) and _is_contiguous(values) and _is_contiguous(ends)) or (
-        has_values and values.shape[0] < cells.shape[0]
+    is_one = begin == ONE_STEP
+    done, steps = (0, 1) if is_one else (begin, ends.shape[0])
+    written, outside = 0, 0
+    arrays[DONE] = -1
+    if (
+        done < 0
+        or not (_is_contiguous(cells) and _is_contiguous(values) and _is_contiguous(ends))
+        or (has_values and values.shape[0] < cells.shape[0])
     ):
-        return -1, 0, 0
-    while done < ends.shape[0] and 4 * (written + room) <= records.shape[0]:
+        return -1
+    while done < steps and 4 * (written + room) <= records.shape[0]:
         now = marks[STEP]
         for number in range(points):
             at = at_points + number * POINT_WIDTH
@@ -580,11 +592,11 @@ def run_steps(
             place, value_place = point[LIST] + slot * size, point[VALUES] + slot * size
             if point[KIND] == INPUT:
                 first = ends[done - 1] if done else 0
-                if not 0 <= first <= ends[done] <= cells.shape[0]:
-                    return -1, 0, 0
+                last = cells.shape[0] if is_one else ends[done]
+                if not 0 <= first <= last <= cells.shape[0]:
+                    return -1
                 count, graded, strange = _take_input(
-                    cells[first : ends[done]],
-                    values[first : ends[done]] if has_values else values,
+                    cells[first:last], values[first:last] if has_values else values,
                     has_values, point, state, marks, place, value_place, scratch,
                 )  # fmt: skip
                 outside += strange
@@ -724,4 +736,5 @@ def run_steps(
                     written += 1
         marks[STEP] = now + 1
         done += 1
-    return done, written, outside
+    arrays[DONE], arrays[WRITTEN], arrays[OUTSIDE] = done, written, outside
+    return written if done == steps and outside == 0 else -1

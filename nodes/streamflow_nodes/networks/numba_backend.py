@@ -33,7 +33,7 @@ class NumbaBackend:
             raise ValueError(f"a frame of {flat.size} numbers; expected {self._size}")
         cells = np.flatnonzero(flat)
         values = flat[cells].astype(np.float32)
-        self._state.run(cells, np.array([cells.size]), values)
+        self._state.step(cells, values)
         every = (*self._wiring.spiking, *self._wiring.outputs)
         return {name: self._state.values(name) for name in every if names is None or name in names}
 
