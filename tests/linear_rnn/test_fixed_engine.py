@@ -185,12 +185,25 @@ def test_integers_that_break_a_rule_are_refused(tmp_path, name, change, says):
 def test_a_row_whose_sum_could_overflow_is_made_coarser_until_it_cannot():
     rows, bias, inputs = np.ones((2, 4)), np.array([1500.0, 15.0]), (-32768, 32767)
 
-    matrix = quantised_matrix(rows, bias, 8, 15, inputs)
+    matrix = quantised_matrix(rows, bias, 8, 15, inputs, np.zeros(4))
 
     # 1500 2^(6 + 15) is 1.46 of 2^31; a bit less, and 0.73 of it, with room for four inputs
     assert matrix.exponents.tolist() == [5, 6]
     assert matrix.bias.tolist() == [1500 << 20, 15 << 21]
     assert (largest_sum(matrix.weights, matrix.bias, inputs) < 1 << 31).all()
+
+
+def test_rounded_weights_give_the_same_at_the_mean_of_their_inputs():
+    rng = np.random.default_rng(3)
+    rows, bias, mean = rng.normal(size=(5, 200)), rng.normal(size=5), -3 + rng.normal(size=200)
+
+    matrix = quantised_matrix(rows, bias, 8, 10, (-32768, 32767), mean)
+
+    scale = 2.0**-matrix.exponents
+    weights = matrix.weights * scale[:, None]
+    assert np.abs((rows - weights) @ mean).max() > 0.02  # what the bias has to take up
+    got = weights @ mean + matrix.bias * scale * 2.0**-10
+    np.testing.assert_allclose(got, rows @ mean + bias, atol=1e-4)
 
 
 def test_what_has_no_integers_says_how_to_make_them(tmp_path):

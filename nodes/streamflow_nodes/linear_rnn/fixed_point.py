@@ -342,16 +342,23 @@ def weight_exponents(rows: NDArray[Any], bits: int) -> Integers:
 
 
 def quantised_matrix(
-    rows: NDArray[Any], bias: NDArray[Any], bits: int, exponent: int, inputs: tuple[int, int]
-) -> Matrix:
+    rows: NDArray[Any], bias: NDArray[Any], bits: int, exponent: int, inputs: tuple[int, int],
+    mean: NDArray[Any],
+) -> Matrix:  # fmt: skip
     """Integers of `rows` x + bias, for x at `exponent` in the range `inputs`.
 
-    A row whose sum could pass 2^31 gets a smaller exponent until it cannot.
+    The bias takes up what rounding the weights changes at the `mean` of x, (columns,), as inputs
+    with a mean far from 0 (logarithms of powers) would else be off by the same in every frame:
+    bias correction after M. Nagel and others (2019), "Data-free quantization through weight
+    equalization and bias correction". A row whose sum could pass 2^31 gets a smaller exponent until
+    it cannot.
     """
     exponents = weight_exponents(rows, bits)
     while True:
-        weights = np.rint(rows * 2.0 ** exponents[:, None]).astype(np.int64)
-        whole = np.rint(np.clip(bias * 2.0 ** (exponents + exponent), -(2.0**40), 2.0**40))
+        scale = 2.0 ** exponents[:, None]
+        weights = np.rint(rows * scale).astype(np.int64)
+        right = bias + (rows - weights / scale) @ mean
+        whole = np.rint(np.clip(right * 2.0 ** (exponents + exponent), -(2.0**40), 2.0**40))
         over = largest_sum(weights, whole.astype(np.int64), inputs) >= SUM
         if not over.any():
             return Matrix(weights.astype(np.int8), exponents, whole.astype(np.int64))
@@ -382,20 +389,26 @@ def quantise(
     first, inputs = exponent, span(bits.activations, is_unsigned=input_is_unsigned)
     tensors: dict[str, NDArray[Any]] = {}
     records = []
+    mean = np.asarray(frames, np.float64).mean(axis=0)
     for layer, seen in zip(model.layers, traces, strict=True):
         activation = layer.activation if isinstance(layer, Dense) else layer.final_activation
         output = activation_exponent(
             seen.y, bits.activations, is_unsigned=never_negative(activation)
         )
         if isinstance(layer, Dense):
-            matrix = quantised_matrix(layer.weight, layer.bias, bits.weights, exponent, inputs)
+            matrix = quantised_matrix(
+                layer.weight, layer.bias, bits.weights, exponent, inputs, mean
+            )
             _put(tensors, layer, "weight", matrix)
             records.append(LayerExponents(output=output))
         else:
             records.append(
-                _recurrent(model.path, mode, layer, seen, bits, exponent, inputs, output, tensors)
+                _recurrent(
+                    model.path, mode, layer, seen, bits, exponent, inputs, mean, output, tensors
+                )
             )
         exponent, inputs = output, output_span(bits.activations, activation)
+        mean = seen.y.mean(axis=0)
     record = Record(
         bits=bits, input=first, input_is_unsigned=input_is_unsigned, layers=tuple(records)
     )
@@ -404,7 +417,7 @@ def quantise(
 
 def _recurrent(
     path: str, mode: str, layer: Recurrent, seen: Passed, bits: Bits, exponent: int,
-    inputs: tuple[int, int], output: int, tensors: dict[str, NDArray[Any]],
+    inputs: tuple[int, int], mean: NDArray[Any], output: int, tensors: dict[str, NDArray[Any]],
 ) -> LayerExponents:  # fmt: skip
     scale = 2.0 ** state_shifts(seen.x)
     x = seen.x * scale
@@ -423,19 +436,23 @@ def _recurrent(
     signed = span(bits.activations, is_unsigned=False)
     _put(tensors, layer, "B", quantised_matrix(
         np.concatenate([b.real, b.imag]), np.concatenate([bias.real, bias.imag]), bits.weights,
-        exponent, inputs,
+        exponent, inputs, mean,
     ))  # fmt: skip
+    d = quantised_matrix(
+        layer.d[:, None], np.zeros(layer.outputs), bits.weights, exponent, inputs, np.zeros(1)
+    )
+    lost = (layer.d - d.weights[:, 0] * 2.0**-d.exponents) * mean  # D has no bias of its own
     _put(tensors, layer, "C", quantised_matrix(
-        np.concatenate([c.real, -c.imag], axis=1), layer.output_bias, bits.weights, hidden, signed
+        np.concatenate([c.real, -c.imag], axis=1), layer.output_bias + lost, bits.weights, hidden,
+        signed, parts.mean(axis=0),
     ))  # fmt: skip
-    d = quantised_matrix(layer.d[:, None], np.zeros(layer.outputs), bits.weights, exponent, inputs)
     tensors[f"{layer.name}.poles"] = poles.astype(np.int16)
     tensors[f"{layer.name}.D"] = d.weights[:, 0].copy()
     tensors[f"{layer.name}.D.exponents"] = d.exponents.astype(np.int8)
     if layer.gate_weight is not None and layer.gate_bias is not None:
         _put(tensors, layer, "gate", quantised_matrix(
             layer.gate_weight, layer.gate_bias, bits.weights, inner,
-            output_span(bits.activations, layer.activation),
+            output_span(bits.activations, layer.activation), seen.z.mean(axis=0),
         ))  # fmt: skip
     # two bits to spare: a state may grow to four times what it was in calibration
     return LayerExponents(output=output, state=bits.state - 3, hidden=hidden, inner=inner)
