@@ -131,11 +131,15 @@ class TrainingMixes:
     in a room), alone or with recorded noise; or simulated noise (coloured, modulated). The SNR is
     uniform in -8..24 dB; one in twelve is 24..40 dB, so that clean speech is left alone.
 
-    A share of `plain` mixes is made as the fixed ones are, without any of that.
+    A share of `plain` mixes is made as the fixed ones are, without any of that; in a share of
+    `varied` ones among them, the recordings are changed all the same, so that they are not learned
+    by heart: voice and noise as above, one noise in four with another one under it.
     """
 
-    def __init__(self, corpus: Corpus, seconds: float, seed: int, plain: float = 0.0) -> None:
-        self.corpus, self.plain = corpus, plain
+    def __init__(
+        self, corpus: Corpus, seconds: float, seed: int, plain: float = 0.0, varied: float = 0.0
+    ) -> None:
+        self.corpus, self.plain, self.varied = corpus, plain, varied
         self.recordings = [wave for kind in sorted(corpus.noise) for wave in corpus.noise[kind]]
         self.samples = round(seconds * RATE)
         self.random = np.random.default_rng(seed)
@@ -162,9 +166,11 @@ class TrainingMixes:
         random = self.random
         if random.random() < self.plain:
             name = self.speakers[random.integers(len(self.speakers))]
-            speech = self._crop(self.corpus.speech[name][0], self.samples, repeat=True)
-            recording = self.recordings[random.integers(len(self.recordings))]
-            noise = self._crop(recording, self.samples, repeat=True)
+            if random.random() < self.varied:
+                speech, noise = self._speech(name), self._varied()
+            else:
+                speech = self._crop(self.corpus.speech[name][0], self.samples, repeat=True)
+                noise = self._crop(self._any_recording(), self.samples, repeat=True)
             snr, level = random.uniform(*SNR_DB), random.uniform(*LEVEL_DBFS)
             return mix(speech - speech.mean(), noise - noise.mean(), float(snr), float(level))
         if len(self.crops) == RECENT and random.random() < 0.75:
@@ -249,6 +255,22 @@ class TrainingMixes:
         if draw < 0.50:
             return self._together([self._recorded() for _ in range(2 + (draw < 0.34))])
         return self._recorded()
+
+    def _any_recording(self) -> NDArray[np.int16]:
+        """Any noise of the corpus, all alike likely, as for the fixed mixes."""
+        return self.recordings[self.random.integers(len(self.recordings))]
+
+    def _varied(self) -> Wave:
+        """A recording changed at random, now and then over another one."""
+        random = self.random
+        waves = []
+        for _ in range(1 + (random.random() < 0.25)):
+            wave = self._any_recording()
+            if random.random() < 0.25:
+                wave = wave[::-1]
+            speed = float(np.exp(random.uniform(-0.4, 0.4)))
+            waves.append(self._changed(wave, speed, 9.0, random.random() < 0.1, repeat=True))
+        return waves[0] if len(waves) == 1 else self._together(waves)
 
     def _together(self, waves: list[Wave]) -> Wave:
         total = np.zeros(self.samples, np.float32)

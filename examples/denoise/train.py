@@ -227,6 +227,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sparsity", type=float, help="share of weights to make zero")
     parser.add_argument("--bits", type=int, default=0, help="to round weights to (0: not)")
     parser.add_argument("--plain", type=float, default=0, help="share of mixes left unchanged")
+    parser.add_argument("--varied", type=float, default=0, help="share of those changed after all")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--states", type=int, default=64, help="complex ones, of each layer")
     parser.add_argument("--layers", type=int, default=3)
@@ -249,7 +250,9 @@ def main() -> None:
     torch.manual_seed(options.seed)
     shape = Shape(options.width, options.states, options.layers, options.low, options.taps)
     network = Network(shape)
-    mixes = TrainingMixes(load(options.data, "train"), options.seconds, options.seed, options.plain)
+    mixes = TrainingMixes(
+        load(options.data, "train"), options.seconds, options.seed, options.plain, options.varied
+    )
     val = val_mixes(options.data)
     elapsed = 0.0
     if options.start:

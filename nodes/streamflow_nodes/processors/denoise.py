@@ -219,8 +219,7 @@ class Denoise(Node[DenoiseSettings]):
         self._given += len(wet) + unclean
         dry = self._take_dry(len(wet) + unclean)
         out = dry.copy()
-        mix = self._mix(first + unclean, len(wet))[:, None]
-        out[unclean:] += mix * (wet - dry[unclean:])
+        out[unclean:] += self._mix(first + unclean, len(wet)) * (wet - dry[unclean:])
         stream = self._stream
         yield self.denoised(
             Samples(out, stream.rate, first), stream.time(first), stream.time(self._given)
@@ -237,10 +236,12 @@ class Denoise(Node[DenoiseSettings]):
             count -= len(array)
         return np.concatenate(taken)
 
-    def _mix(self, first: int, count: int) -> NDArray[np.float32]:
-        """How much of each sample is the cleaned one, (count,)."""
-        rate, out = self._stream.rate, np.empty(count, np.float32)
-        length = max(1, round(FADE_S * rate))
+    def _mix(self, first: int, count: int) -> NDArray[np.float32] | np.float32:
+        """How much of each sample is the cleaned one, (count, 1), or one number for all."""
+        length = max(1, round(FADE_S * self._stream.rate))
+        if not self._switches and first - self._fade[0] + 1 >= length:
+            return np.float32(self._faded(first, length)) * np.float32(self._most)
+        out = np.empty(count, np.float32)
         at = 0
         while at < count:
             end = count
@@ -253,7 +254,7 @@ class Denoise(Node[DenoiseSettings]):
                 end = min(count, switch - first)
             out[at:end] = self._faded(np.arange(first + at, first + end), length)
             at = end
-        return out * np.float32(self._most)
+        return (out * np.float32(self._most))[:, None]
 
     def _faded(self, index: Any, length: int) -> Any:
         begin, old, new = self._fade

@@ -21,8 +21,8 @@ from ..audio_formats import sound_library
 EXACT = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"}
 """Formats in which libsndfile jumps to any frame exactly; others are decoded up to it."""
 # Frames read at a time, at least: soundfile seeks after each read, which FLAC pays for. What could
-# be decoded of a read that meets damage is lost with it.
-READ = 1024
+# be decoded of a read that meets damage is lost with it, so such a file is read in small pieces.
+READ, READ_OF_DAMAGED = 16_384, 1024
 PROMISE = re.compile(r"data : (\d+) \(should be (\d+)\)")  # libsndfile's log of a cut WAV file
 UNKNOWN = 1 << 31  # bytes: what a program promises that writes a WAV file to a pipe
 
@@ -84,6 +84,7 @@ class AudioFile(Node[AudioFileSettings]):
         self._lap = s.first  # index of the first frame of this lap
         self._given = 0  # frames of it
         self._laps = self._blocks = 0
+        self._at_once = READ
 
     def _opened(self) -> Any:
         """The file, open; DeviceError where it is none, or not sound."""
@@ -137,7 +138,7 @@ class AudioFile(Node[AudioFileSettings]):
             self._skip(self.settings.first + done)
         size, is_empty = self.settings.block_size, not done
         while not self._closed:
-            frames = self._read(size * -(-READ // size))
+            frames = self._next(size)
             if not len(frames) and not is_empty:
                 break
             frames = self._mixed(frames)
@@ -149,19 +150,28 @@ class AudioFile(Node[AudioFileSettings]):
         if not self._laps:
             self._count_truncated()
 
+    def _next(self, size: int) -> Frames:
+        """The next blocks of `size` frames, (n, channels); none at the end, or at damage."""
+        try:
+            return self._read(size * -(-self._at_once // size))
+        except self._library.LibsndfileError as error:
+            if self._at_once == READ:
+                self._at_once = READ_OF_DAMAGED
+                self._again()
+                self._decode(self.settings.first + self._given)
+                return self._next(size)
+            self.log.warning(
+                "%s: cannot be decoded after frame %d (%s): the stream ends there",
+                self.settings.path, self.settings.first + self._given, error.error_string,
+            )  # fmt: skip
+            return np.empty((0, self._in_file), np.float32)
+
     def _read(self, size: int) -> Frames:
-        """The next frames, (n, channels) float32, fresh; none at the end, or at damage."""
+        """The next frames, (n, channels) float32, fresh; none at the end. Raises at damage."""
         with self._using:
             if self._closed:
                 return np.empty((0, self._in_file), np.float32)
-            try:
-                return np.asarray(self._file.read(size, dtype="float32", always_2d=True))
-            except self._library.LibsndfileError as error:
-                self.log.warning(
-                    "%s: cannot be decoded after frame %d (%s): the stream ends there",
-                    self.settings.path, self.settings.first + self._given, error.error_string,
-                )  # fmt: skip
-                return np.empty((0, self._in_file), np.float32)
+            return np.asarray(self._file.read(size, dtype="float32", always_2d=True))
 
     def _skip(self, frame: int) -> None:
         """Go to `frame` of the file."""
@@ -169,9 +179,13 @@ class AudioFile(Node[AudioFileSettings]):
             with self._using:
                 if not self._closed:
                     self._file.seek(frame)
-            return
-        while frame and len(block := self._read(min(frame, 1 << 16))):
-            frame -= len(block)
+        else:
+            self._decode(frame)
+
+    def _decode(self, frames: int) -> None:
+        """Leave out so many frames."""
+        while frames and len(block := self._read(min(frames, READ_OF_DAMAGED))):
+            frames -= len(block)
 
     def _mixed(self, frames: Frames) -> Frames:
         match self.settings.channels:
