@@ -95,6 +95,35 @@ def test_training_mixes_never_clip_or_repeat_and_hold_the_speech_they_promise(da
     assert 20 < max(ratios) < 40.1
 
 
+def is_piece(wave, recordings):
+    """Whether the wave is a piece of one of the recordings, but for its level."""
+    for recording in recordings:
+        recording = recording.astype(np.float64)
+        size = len(wave) + len(recording)
+        spectrum = np.fft.rfft(recording, size) * np.fft.rfft(wave, size).conj()
+        alike = np.fft.irfft(spectrum, size)[: len(recording) - len(wave) + 1]
+        energy = np.concatenate([[0], np.cumsum(recording**2)])
+        norms = np.sqrt((energy[len(wave) :] - energy[: -len(wave)]) * (wave @ wave))
+        if (alike > 0.999 * norms).any():
+            return True
+    return False
+
+
+@pytest.mark.parametrize("varied", [0.0, 1.0])
+def test_plain_mixes_hold_recordings_as_they_are_unless_varied(data, varied):
+    import mixing
+
+    corpus = mixing.load(data, "train")
+    mixes = mixing.TrainingMixes(corpus, 0.5, seed=6, plain=1.0, varied=varied)
+    noisy, clean = mixes.batch(12)
+
+    ratios = [energy_ratio_db(c, n - c) for n, c in zip(noisy, clean, strict=True) if c.any()]
+    assert -5.1 < min(ratios) < max(ratios) < 20.1
+    noises = [wave for kind in corpus.noise.values() for wave in kind]
+    pieces = [is_piece(wave, noises) for wave in (noisy - clean).astype(np.float64)]
+    assert sum(pieces) == (0 if varied else len(pieces))
+
+
 def test_spectra_give_the_wave_back_at_both_ends_too():
     import torch
     from network import spectra, waves_of
