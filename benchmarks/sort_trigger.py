@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from _table import print_machine, print_table
-from streamflow_nodes.particles import PARTICLE
+from streamflow_nodes.particles.rows import PARTICLE
 from streamflow_nodes.sinks.sort_trigger import SortTrigger
 
 from streamflow.clock import Clock

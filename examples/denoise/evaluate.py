@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 from mixing import Mix, Wave, fixed_mixes
-from streamflow_nodes.denoising import Denoiser, front_end_of
+from streamflow_nodes.audio.denoising import Denoiser, front_end_of
+from streamflow_nodes.audio.scores import Dnsmos, si_snr
 from streamflow_nodes.linear_rnn.engines import Precision, open_engine
 from streamflow_nodes.linear_rnn.model_file import Model, read_model
 from streamflow_nodes.linear_rnn.operations import neurons, weights
-from streamflow_nodes.speech_scores import Dnsmos, si_snr
 
 Cleaner = Callable[[Wave], Wave]
 EDGES_DB = (-5, 0, 5, 10, 15, 20)

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from evaluate import Cleaner, cleaner, row_of, shown, summary
 from mixing import RATE, Mix, Wave, fixed_mixes
+from streamflow_nodes.audio.scores import Dnsmos, pesq, stoi
 from streamflow_nodes.linear_rnn.model_file import read_model
-from streamflow_nodes.speech_scores import Dnsmos, pesq, stoi
 
 HIGH_RATE = 48_000
 LONGEST_DELAY = 1920  # samples: 120 ms

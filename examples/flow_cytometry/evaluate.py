@@ -29,8 +29,8 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 from simulate import write_recording
-from streamflow_nodes.particles import FLAGS
-from streamflow_nodes.scoring import match, wilson
+from streamflow_nodes.particles.rows import FLAGS
+from streamflow_nodes.particles.scoring import match, wilson
 
 GRAPH = Path(__file__).resolve().parents[2] / "graphs" / "flow_cytometry"
 CLASSIFIERS = ("spiking", "linear")

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from streamflow_nodes.particle_simulation import CLASSES
+from streamflow_nodes.particles.simulation import CLASSES
 from streamflow_nodes.sinks.csv_file import CsvFile
 from streamflow_nodes.sinks.event_file_writer import EventFileWriter
 from streamflow_nodes.sources.particle_simulator import ParticleSimulator

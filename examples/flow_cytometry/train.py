@@ -3,7 +3,7 @@
 
     python examples/flow_cytometry/train.py --output graphs/flow_cytometry
 
-simulates sessions (`streamflow_nodes.particle_simulation`: every one with its own alignment,
+simulates sessions (`streamflow_nodes.particles.simulation`: every one with its own alignment,
 thresholds, light, speed and speckle; 100, 250 and 600 particles per second of both classes), cuts
 them with the graph's own burst_trigger, writes linear.npz (count_classifier) and model.nir
 (spiking_classifier), and prints how they do on sessions that they were not trained on. Overlapping
@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from streamflow_nodes.classifiers.count_classifier import CountClassifier
 from streamflow_nodes.classifiers.spiking_classifier import SpikingClassifier
-from streamflow_nodes.particle_simulation import Sample, simulate
+from streamflow_nodes.particles.simulation import Sample, simulate
 from streamflow_nodes.processors.burst_trigger import BurstTrigger
 from streamflow_nodes.sources.event_file import EventFile
 

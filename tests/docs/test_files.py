@@ -53,7 +53,7 @@ def npz(path: Path) -> None:
 def bag(path: Path) -> None:
     rosbag1 = pytest.importorskip("rosbags.rosbag1")
     typesys = pytest.importorskip("rosbags.typesys")
-    from streamflow_nodes.ros_recordings import DEFINITION, MESSAGE
+    from streamflow_nodes.events.ros_readers import DEFINITION, MESSAGE
 
     store = typesys.get_typestore(typesys.Stores.ROS1_NOETIC)
     store.register(typesys.get_types_from_msg(DEFINITION, MESSAGE))
@@ -98,7 +98,7 @@ def test_a_format_that_is_said_to_be_written_is(name: str, tmp_path: Path) -> No
 
 
 def test_every_format_that_the_code_reads_is_on_the_page() -> None:
-    source = "".join(path.read_text() for path in NODES.glob("*recordings.py"))
+    source = "".join(path.read_text() for path in (NODES / "events").glob("*readers.py"))
     named = set(re.findall(r'Recording\(\s*path, f?"([^"]+)"', source))
     # one line stands for the versions that are let through before it
     (versions,) = re.findall(r'if version not in \("(\d)", "(\d)"\):', source)

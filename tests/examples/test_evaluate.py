@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from streamflow_nodes.particles import MERGED, OVERLAP
+from streamflow_nodes.particles.rows import MERGED, OVERLAP
 
 ROOT = Path(__file__).resolve().parents[2]
 EVALUATE = ROOT / "examples" / "flow_cytometry" / "evaluate.py"

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("miepython", reason="needs the extra cytometry")
 
-from streamflow_nodes.particle_simulation import Sample, simulate
-from streamflow_nodes.scoring import read_truth
+from streamflow_nodes.particles.scoring import read_truth
+from streamflow_nodes.particles.simulation import Sample, simulate
 from streamflow_nodes.sources.event_file import EventFile
 
 from streamflow.testing import drive

@@ -309,7 +309,7 @@ HEADERS = {
 
 
 def _recorded(form: str) -> bytes:
-    from streamflow_nodes.event_formats import FORMATS
+    from streamflow_nodes.events.formats import FORMATS
 
     chosen = FORMATS[form]
     registers = np.array(chosen.registers, np.int64)
@@ -321,8 +321,8 @@ def _read_recording(suffix: str, most: int = 4_000_000) -> Callable[[], Callable
     """`most` bounds the events that small inputs may give: EVT3 has 12 in a word, HDF5 repeats."""
 
     def prepare() -> Callable[[bytes], bool]:
-        from streamflow_nodes.event_recording import Layout
-        from streamflow_nodes.recordings import open_recording
+        from streamflow_nodes.events.readers import open_recording
+        from streamflow_nodes.events.recording import Layout
 
         path = folder() / f"a{suffix}"
         layouts = (
@@ -424,7 +424,7 @@ def _parquet_seeds() -> list[bytes]:
 def _bag_seeds() -> list[bytes]:
     from rosbags import rosbag1
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-    from streamflow_nodes.ros_recordings import DEFINITION, MESSAGE
+    from streamflow_nodes.events.ros_readers import DEFINITION, MESSAGE
 
     types = get_typestore(Stores.ROS1_NOETIC)
     types.register(get_types_from_msg(DEFINITION, MESSAGE))
@@ -656,7 +656,7 @@ def _model_seeds() -> list[bytes]:
 
 
 def _read_truth() -> Callable[[bytes], bool]:
-    from streamflow_nodes.scoring import read_truth
+    from streamflow_nodes.particles.scoring import read_truth
 
     path = folder() / "truth.csv"
 
@@ -714,7 +714,7 @@ def _score_rows() -> Callable[[bytes], bool]:
 
 
 def _row_seeds() -> list[bytes]:
-    from streamflow_nodes.particles import PARTICLE
+    from streamflow_nodes.particles.rows import PARTICLE
 
     rows = np.zeros(3, PARTICLE)
     rows["class"], rows["time_us"] = b"A", [1000, 2000, np.nan]

@@ -12,7 +12,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamflow_nodes.recordings import _aedat4_info
+from streamflow_nodes.events.readers import _aedat4_info
 from targets import TARGETS, changed, folder
 
 CHANGES = st.lists(
@@ -53,8 +53,9 @@ def test_an_aedat4_description_that_is_no_text_is_refused_before_faery_ends_the_
     path = folder() / "abort.aedat4"
     path.write_bytes(seed[: at + 10] + b"\xc9\xff" + seed[at + 12 :])
     code = (
-        "import sys; from streamflow_nodes.recordings import open_recording; "
-        "from streamflow_nodes.event_recording import Layout; open_recording(sys.argv[1], Layout())"
+        "import sys; from streamflow_nodes.events.readers import open_recording; "
+        "from streamflow_nodes.events.recording import Layout; "
+        "open_recording(sys.argv[1], Layout())"
     )
 
     done = subprocess.run(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from streamflow_nodes.speech_scores import si_snr
+from streamflow_nodes.audio.scores import si_snr
 
 from streamflow.graph import shipped
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streamflow_nodes.labelled_files import open_dataset
+from streamflow_nodes.events.datasets import open_dataset
 from streamflow_nodes.networks.engine import State, compile_network, warm_up
 from streamflow_nodes.networks.loihi2_network import Loihi2Emulator
 from streamflow_nodes.networks.quantise import from_arrays, quantise, to_arrays

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from streamflow_nodes.audio import sample_time
+from streamflow_nodes.audio.samples import sample_time
 
 from streamflow.packet import Packet, Samples
 from streamflow.testing import drive

@@ -65,7 +65,7 @@ def numbered_events(count: int) -> Any:
 
 def numbered_particles(count: int) -> Any:
     """Particles whose time tells their number: 1000 n us."""
-    from streamflow_nodes.particles import PARTICLE
+    from streamflow_nodes.particles.rows import PARTICLE
 
     rows = np.zeros(count, PARTICLE)
     rows["time_us"] = np.arange(count) * 1000

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from live import Live
-from streamflow_nodes.audio import sample_time
+from streamflow_nodes.audio.samples import sample_time
 from streamflow_nodes.sinks.loudspeaker import Loudspeaker
 from streamflow_nodes.sources.microphone import Microphone
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamflow_nodes.audio import sample_time
+from streamflow_nodes.audio.samples import sample_time
 from streamflow_nodes.sources.audio_file import AudioFile
 
 from streamflow.errors import DeviceError

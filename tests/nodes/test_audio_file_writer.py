@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from streamflow_nodes.audio import sample_time
-from streamflow_nodes.audio_formats import DATA_AT, encode, wav_head
+from streamflow_nodes.audio.formats import DATA_AT, encode, wav_head
+from streamflow_nodes.audio.samples import sample_time
 from streamflow_nodes.sinks.audio_file_writer import AudioFileWriter
 
 from streamflow.errors import DeviceError, NodeError

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from streamflow_nodes.audio.scores import Dnsmos, delay, pesq, si_snr, stoi
 from streamflow_nodes.sinks.audio_scorer import AudioScorer
-from streamflow_nodes.speech_scores import Dnsmos, delay, pesq, si_snr, stoi
 
 from streamflow.errors import NodeError
 from streamflow.testing import drive

@@ -24,8 +24,8 @@ import numpy as np
 import pytest
 from neuromorphic_drivers.generated import unions
 from neuromorphic_drivers.status import RawRingStatus, RawStatus
-from streamflow_nodes import cameras
-from streamflow_nodes.cameras import (
+from streamflow_nodes.events import cameras
+from streamflow_nodes.events.cameras import (
     SWITCHES,
     Found,
     Inivation,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamflow_nodes.classifiers.count_classifier import CountClassifier
-from streamflow_nodes.particles import PARTICLE
+from streamflow_nodes.particles.rows import PARTICLE
 
 from streamflow.errors import NodeError
 from streamflow.packet import EVENT

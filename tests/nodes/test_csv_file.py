@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from streamflow_nodes.particles import PARTICLE
+from streamflow_nodes.particles.rows import PARTICLE
 from streamflow_nodes.sinks.csv_file import CsvFile
 
 from streamflow.errors import DeviceError, NodeError

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import faery
 import numpy as np
 import pytest
-from streamflow_nodes.cameras import Found, Read, Unplugged, Wanted
+from streamflow_nodes.events.cameras import Found, Read, Unplugged, Wanted
 from streamflow_nodes.sources.event_camera import EventCamera
 
 from streamflow.errors import DeviceError, NodeError

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streamflow_nodes.ros_recordings import DEFINITION, MESSAGE
+from streamflow_nodes.events.ros_readers import DEFINITION, MESSAGE
 from streamflow_nodes.sources.event_file import EventFile
 
 from streamflow.errors import DeviceError

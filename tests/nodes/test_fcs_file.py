@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamflow_nodes.particles import CHANNELS, LATE, MERGED, PARTICLE, channel_values
+from streamflow_nodes.particles.rows import CHANNELS, LATE, MERGED, PARTICLE, channel_values
 from streamflow_nodes.sinks.fcs_file import FcsFile
 
 from streamflow.errors import DeviceError, NodeError

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamflow_nodes.files import RecordFile, file_digest, replace_file
+from streamflow_nodes.files.records import RecordFile, file_digest, replace_file
 
 from streamflow.errors import DeviceError
 
@@ -89,7 +89,7 @@ def test_a_device_without_space_is_one_clear_error() -> None:
 FILL = """
 import resource, sys
 from streamflow.errors import DeviceError
-from streamflow_nodes.files import RecordFile
+from streamflow_nodes.files.records import RecordFile
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 file = RecordFile(sys.argv[1], "sink")
 try:

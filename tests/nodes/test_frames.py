@@ -4,7 +4,7 @@ import gc
 
 import numpy as np
 import pytest
-from streamflow_nodes.frames import FrameMemory
+from streamflow_nodes.events.frames import FrameMemory
 
 
 def address(array):

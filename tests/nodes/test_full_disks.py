@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streamflow_nodes.output_files import FullDiskSettings, OutputFile, put_file
+from streamflow_nodes.files.output import FullDiskSettings, OutputFile, put_file
 from streamflow_nodes.sinks.csv_file import CsvFile
 
 from streamflow.errors import DeviceError, NodeError
@@ -80,7 +80,7 @@ def _stream(pa: Any, path: Path) -> Any:
 
 def from_rtdc(path: Path) -> Any:
     import h5py
-    from streamflow_nodes.particles import PARTICLE
+    from streamflow_nodes.particles.rows import PARTICLE
 
     if path.suffix == ".rows":
         return np.round(np.fromfile(path, PARTICLE)["time_us"] / 1000)
@@ -302,6 +302,6 @@ def test_an_error_that_is_not_for_want_of_space_ends_the_run_by_any_policy(tmp_p
 
 
 def _output(folder: Path, settings: FullDiskSettings) -> OutputFile[Any]:
-    from streamflow_nodes.files import RecordFile
+    from streamflow_nodes.files.records import RecordFile
 
     return OutputFile(folder / "a", settings, "sink", lambda path: RecordFile(path, "sink"))

@@ -13,8 +13,8 @@ from streamflow_nodes.classifiers.count_classifier import CountClassifier
 from streamflow_nodes.classifiers.spiking_classifier import SpikingClassifier
 from streamflow_nodes.kernels.read_out import DEBRIS as IS_DEBRIS
 from streamflow_nodes.kernels.read_out import NO_SECOND, NOTHING, read_out
-from streamflow_nodes.model_outputs import Readout
-from streamflow_nodes.particles import ABORTED, DEBRIS, DOUBLET, LATE, MERGED, OVERLAP
+from streamflow_nodes.particles.model_outputs import Readout
+from streamflow_nodes.particles.rows import ABORTED, DEBRIS, DOUBLET, LATE, MERGED, OVERLAP
 
 from streamflow.errors import NodeError
 from streamflow.packet import EVENT

@@ -9,9 +9,8 @@ import pytest
 
 miepython = pytest.importorskip("miepython", reason="needs the extra cytometry")
 
-from streamflow_nodes import particle_optics  # noqa: E402
 from streamflow_nodes.kernels.particle_light import expose  # noqa: E402
-from streamflow_nodes.particle_optics import (  # noqa: E402
+from streamflow_nodes.particles.optics import (  # noqa: E402
     Optics,
     Scattering,
     beam_field,
@@ -191,7 +190,7 @@ def test_fields_take_bounded_memory_and_come_out_the_same(monkeypatch):
     diameters = [10e-6, 30e-6, 12e-6, 10e-6, 14e-6, 12e-6, 10e-6]
     expected = [free.field(diameter, 1.489) for diameter in diameters]
 
-    monkeypatch.setattr(particle_optics, "FIELDS", 3 * expected[0].nbytes)
+    monkeypatch.setattr("streamflow_nodes.particles.optics.FIELDS", 3 * expected[0].nbytes)
     found = [bounded.field(diameter, 1.489) for diameter in diameters]
 
     assert all((a == b).all() for a, b in zip(found, expected, strict=True))

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamflow_nodes.particles import PARTICLE
-from streamflow_nodes.scoring import match, wilson
+from streamflow_nodes.particles.rows import PARTICLE
+from streamflow_nodes.particles.scoring import match, wilson
 from streamflow_nodes.sinks.csv_file import CsvFile
 from streamflow_nodes.sinks.particle_scorer import ParticleScorer
 

@@ -13,8 +13,9 @@ pytest.importorskip("miepython", reason="needs the extra cytometry")
 
 import sys
 
-from streamflow_nodes.particle_optics import Optics
-from streamflow_nodes.particle_simulation import (
+from streamflow_nodes.particles.optics import Optics
+from streamflow_nodes.particles.scoring import read_truth
+from streamflow_nodes.particles.simulation import (
     SLACK,
     TRUTH,
     Camera,
@@ -23,7 +24,6 @@ from streamflow_nodes.particle_simulation import (
     Simulation,
     simulate,
 )
-from streamflow_nodes.scoring import read_truth
 from streamflow_nodes.sources.particle_simulator import ParticleSimulator
 
 from streamflow.clock import Clock

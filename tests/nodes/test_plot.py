@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from streamflow_nodes import particle_figure
-from streamflow_nodes.particles import OVERLAP, PARTICLE
+from streamflow_nodes.particles.figure import Page
+from streamflow_nodes.particles.rows import OVERLAP, PARTICLE
 from streamflow_nodes.sinks.plot import Plot
 
 from streamflow.errors import DeviceError, NodeError
@@ -85,11 +85,11 @@ def test_a_page_is_a_png_of_the_asked_size(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[particle_figure.Page]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Page]:
     """What is drawn, instead of drawing it, which takes a second."""
-    seen: list[particle_figure.Page] = []
+    seen: list[Page] = []
 
-    def collecting(page: particle_figure.Page, dpi: int) -> bytes:
+    def collecting(page: Page, dpi: int) -> bytes:
         seen.append(page)
         return b""
 
@@ -97,7 +97,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[particle_figure.Page]:
     return seen
 
 
-def assert_same(one: particle_figure.Page, other: particle_figure.Page) -> None:
+def assert_same(one: Page, other: Page) -> None:
     np.testing.assert_array_equal(one.particles, other.particles)
     assert one.pictures.keys() == other.pictures.keys()
     for name, picture in one.pictures.items():
@@ -107,7 +107,7 @@ def assert_same(one: particle_figure.Page, other: particle_figure.Page) -> None:
 
 
 def test_a_picture_holds_the_events_of_its_classs_windows_only(
-    tmp_path: Path, drawn: list[particle_figure.Page]
+    tmp_path: Path, drawn: list[Page]
 ) -> None:
 
     draw(tmp_path / "page.png")
@@ -121,7 +121,7 @@ def test_a_picture_holds_the_events_of_its_classs_windows_only(
 
 
 def test_an_event_that_overlapping_bursts_share_counts_once_for_each_particle(
-    tmp_path: Path, drawn: list[particle_figure.Page]
+    tmp_path: Path, drawn: list[Page]
 ) -> None:
     stream = events(sensor_events(2), width=64, height=48).data.array
     rows = particles(2)
@@ -144,9 +144,7 @@ def test_an_event_that_overlapping_bursts_share_counts_once_for_each_particle(
         assert drawn[0].pictures[name].counts.sum() == len(bursts[index].data.array)
 
 
-def test_a_large_sensor_is_summed_over_squares(
-    tmp_path: Path, drawn: list[particle_figure.Page]
-) -> None:
+def test_a_large_sensor_is_summed_over_squares(tmp_path: Path, drawn: list[Page]) -> None:
     stream = events([(200, 639, 479, 1), (201, 636, 476, 1), (202, 0, 0, 0)])
 
     drive(
@@ -161,7 +159,7 @@ def test_a_large_sensor_is_summed_over_squares(
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.integers(1, COUNT), chunk=st.integers(60, 3000))
 def test_what_is_drawn_is_the_same_however_the_stream_was_cut(
-    tmp_path: Path, drawn: list[particle_figure.Page], size: int, chunk: int
+    tmp_path: Path, drawn: list[Page], size: int, chunk: int
 ) -> None:
     draw(tmp_path / "whole.png", size=1, chunk=10_000)
 
@@ -179,9 +177,7 @@ def test_the_same_page_is_the_same_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [0, 3, 11, 29])
-def test_a_restart_draws_the_same_page(
-    tmp_path: Path, drawn: list[particle_figure.Page], part: int
-) -> None:
+def test_a_restart_draws_the_same_page(tmp_path: Path, drawn: list[Page], part: int) -> None:
     truth = str(write_truth(tmp_path / "t.csv"))
     rows, stream = packets(particles(), 1), events(sensor_events(), width=64, height=48)
     split = part * 1000 + 350  # within a window: half of its events come after the restart
@@ -208,9 +204,7 @@ def test_a_restart_draws_the_same_page(
     assert out.results["pictured"] == {"A": 15, "B": 15}
 
 
-def test_the_confusion_is_that_of_the_scorer(
-    tmp_path: Path, drawn: list[particle_figure.Page]
-) -> None:
+def test_the_confusion_is_that_of_the_scorer(tmp_path: Path, drawn: list[Page]) -> None:
 
     draw(tmp_path / "page.png", truth=str(write_truth(tmp_path / "t.csv")))
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamflow_nodes.particles import PARTICLE
+from streamflow_nodes.particles.rows import PARTICLE
 from streamflow_nodes.sinks.rtdc_file import FEATURES, RtdcFile
 
 from streamflow.errors import DeviceError, NodeError

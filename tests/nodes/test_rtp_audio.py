@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamflow_nodes.audio import sample_time
-from streamflow_nodes.rtp import (
+from streamflow_nodes.audio.rtp import (
     JitterBuffer,
     Piece,
     RtpPacket,
@@ -30,6 +29,7 @@ from streamflow_nodes.rtp import (
     parse_rtp,
     pitch_period,
 )
+from streamflow_nodes.audio.samples import sample_time
 from streamflow_nodes.sinks.rtp_audio_sender import RtpAudioSender
 from streamflow_nodes.sources.rtp_audio import RtpAudio
 

@@ -24,11 +24,16 @@ import pytest
 import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamflow_nodes.actuators import MessageActuator, PulseSocket, SerialActuator, SerialPort
-from streamflow_nodes.particles import ABORTED, DEBRIS, DOUBLET, MERGED, OVERLAP
-from streamflow_nodes.pulses import PulseThread
+from streamflow_nodes.particles.actuators import (
+    MessageActuator,
+    PulseSocket,
+    SerialActuator,
+    SerialPort,
+)
+from streamflow_nodes.particles.pulses import PulseThread
+from streamflow_nodes.particles.rows import ABORTED, DEBRIS, DOUBLET, MERGED, OVERLAP
+from streamflow_nodes.particles.sorting import Rules, Sorter
 from streamflow_nodes.sinks.sort_trigger import SortTrigger
-from streamflow_nodes.sorting import Rules, Sorter
 
 from streamflow.clock import Clock
 from streamflow.errors import DeviceError, NodeError

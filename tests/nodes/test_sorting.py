@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from streamflow_nodes.sorting import (
+from streamflow_nodes.particles.sorting import (
     COINCIDENCE,
     DEAD_TIME,
     LATE,

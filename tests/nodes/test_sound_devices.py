@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamflow_nodes.sound_devices import InputRing, OutputRing, choose_device, portaudio
+from streamflow_nodes.audio.devices import InputRing, OutputRing, choose_device, portaudio
 
 from streamflow.errors import DeviceError
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamflow_nodes import live_events
+from streamflow_nodes.events.live import LiveLimits, LiveStream
 from streamflow_nodes.sources.udp_events import UdpEvents
 
 from streamflow.clock import Clock
@@ -204,7 +204,7 @@ def test_what_the_kernel_drops_is_counted_datagram_for_datagram() -> None:
 def test_a_time_that_stands_still_does_not_fill_the_memory(
     listen: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_events, "LIMIT", 1000)
+    monkeypatch.setattr("streamflow_nodes.events.live.LIMIT", 1000)
     listener = listen()
 
     listener.send(*[t64([(5_500, 1, 1, 1)] * 100) for _ in range(30)])
@@ -217,9 +217,9 @@ def test_a_time_that_stands_still_does_not_fill_the_memory(
 
 
 def test_few_events_do_not_hold_the_memory_of_many_that_were_dropped() -> None:
-    stream = live_events.LiveStream(
+    stream = LiveStream(
         UdpEvents({"port": 0, "width": 64, "height": 48}),
-        live_events.LiveLimits(duration=10**6, longest=10**6, silence=None),
+        LiveLimits(duration=10**6, longest=10**6, silence=None),
     )
 
     for number in range(5):

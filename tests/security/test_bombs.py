@@ -144,7 +144,7 @@ def network_of_repeated_text(path: Path) -> None:
 def bag_whose_chunk_inflates(path: Path) -> None:
     from rosbags import rosbag1
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-    from streamflow_nodes.ros_recordings import DEFINITION, MESSAGE
+    from streamflow_nodes.events.ros_readers import DEFINITION, MESSAGE
 
     types = get_typestore(Stores.ROS1_NOETIC)
     types.register(get_types_from_msg(DEFINITION, MESSAGE))
@@ -186,7 +186,7 @@ def aedat4_with_a_long_header(path: Path) -> None:
 
 
 def aedat4_with_a_huge_packet(path: Path) -> None:
-    from streamflow_nodes.event_formats import FORMATS
+    from streamflow_nodes.events.formats import FORMATS
 
     head = FORMATS["aedat4"].head((32, 24), None, np.zeros(0, np.int64))
     path.write_bytes(head + struct.pack("<iI", 0, 0x9C000002) + bytes(100))

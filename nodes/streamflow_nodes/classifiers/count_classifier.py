@@ -12,11 +12,11 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, FilePath, Fraction, In, Microseconds, Node, Out, Settings
 from streamflow.packet import Events, Packet, Table
 
-from ..bounded_files import NPZ_FAULTS, read_npz
-from ..bursts import cell_size, inner_window, warm_up
-from ..event_packets import Sensor, check_sensor, no_words, words_of
+from ..events.packets import Sensor, check_sensor, no_words, words_of
+from ..files.bounded import NPZ_FAULTS, read_npz
 from ..kernels.burst_measures import count_image
-from ..model_outputs import Readout
+from ..particles.bursts import cell_size, inner_window, warm_up
+from ..particles.model_outputs import Readout
 
 FIELDS = ("weights", "bias", "mean", "scale", "grid", "window_us", "classes")
 
@@ -27,9 +27,10 @@ class CountClassifierSettings(Settings, frozen=True, kw_only=True):
     model: FilePath
     """An .npz: weights (outputs, features), bias (outputs,), mean and scale (features,) float64;
     grid (rows, columns), window_us int64; classes, text; if there are more outputs than classes,
-    outputs, text, their names (`streamflow_nodes.model_outputs`); if the window is cut in equal
-    parts that are counted apart, slices int64, their number; and, if it is not 0.5, the power
-    float64 that counts are raised to. Features are the 2 rows columns counts of each slice in turn.
+    outputs, text, their names (`streamflow_nodes.particles.model_outputs`); if the window is cut in
+    equal parts that are counted apart, slices int64, their number; and, if it is not 0.5, the
+    power float64 that counts are raised to. Features are the 2 rows columns counts of each slice
+    in turn.
     """
     deadline: Microseconds = 5000
     """A decision later than this after the particle's centre (stream time) is flagged `late`."""
@@ -45,9 +46,9 @@ class CountClassifier(Node[CountClassifierSettings], stateless=True):
 
         s = weights . (n^power - mean) / scale + bias
 
-    What the scores s stand for, the model says: `streamflow_nodes.model_outputs`. With one output
-    for each class, every burst gives one particle; models can also give none (a neighbour's tail),
-    or two where two particles made one burst, with diameters and flags.
+    What the scores s stand for, the model says: `streamflow_nodes.particles.model_outputs`. With
+    one output for each class, every burst gives one particle; models can also give none (a
+    neighbour's tail), or two where two particles made one burst, with diameters and flags.
 
     Logistic regression on count images of triggered bursts follows Abreu, Gouda, Lugnan and
     Bienstman (2023), "Flow cytometry with event-based vision and spiking neuromorphic hardware";

@@ -10,8 +10,8 @@ import numpy as np
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import SPIKE, Packet, Spikes, Table
 
-from ..event_packets import microseconds
-from ..spike_counts import check_units, class_names
+from ..events.packets import microseconds
+from ..networks.spike_counts import check_units, class_names
 
 DECISION = np.dtype([("time_us", "<i8"), ("class", "S64"), ("spikes", "<i8"), ("share", "<f8")])
 

@@ -12,14 +12,14 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, FilePath, Fraction, In, Microseconds, Node, Out, Settings
 from streamflow.packet import Events, Packet, Table
 
-from ..bursts import cell_size, inner_window, warm_up
-from ..event_packets import Sensor, check_sensor, no_words, words_of
+from ..events.packets import Sensor, check_sensor, no_words, words_of
 from ..kernels.burst_measures import cells_and_steps
-from ..model_outputs import Readout
 from ..networks.engine import Program, State, compile_network
 from ..networks.nir_file import NetworkError
 from ..networks.rules import Integrator, Reset, Rules
 from ..networks.wiring import read_network
+from ..particles.bursts import cell_size, inner_window, warm_up
+from ..particles.model_outputs import Readout
 
 
 class SpikingClassifierSettings(Settings, frozen=True, kw_only=True):
@@ -67,9 +67,9 @@ class SpikingClassifier(Node[SpikingClassifierSettings], stateless=True):
     (several events in a step and cell count several times), and all layers follow without delay.
     The scores are the output summed over the steps: spike counts when the last node is a LIF or
     CubaLIF, else the weighted spikes of the layer before. What they stand for, the model's metadata
-    `outputs` say: `streamflow_nodes.model_outputs`. A network with one output for each class gives
-    one particle for each burst; others can give none (a neighbour's tail), or two where two
-    particles made one burst, with diameters and flags.
+    `outputs` say: `streamflow_nodes.particles.model_outputs`. A network with one output for each
+    class gives one particle for each burst; others can give none (a neighbour's tail), or two where
+    two particles made one burst, with diameters and flags.
 
     The equations are in `streamflow_nodes.networks.rules`; sums and states are float64, so that the
     order of a step's events does not matter. Time step, integrator and reset are settings, as NIR

@@ -14,9 +14,9 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Settings
 from streamflow.packet import SPIKE, Packet, Spikes, Table
 
-from ..event_packets import span_of
-from ..scoring import wilson
-from ..spike_counts import check_units, class_names
+from ..events.packets import span_of
+from ..networks.spike_counts import check_units, class_names
+from ..particles.scoring import wilson
 
 NOTHING = "(no spikes)"
 _OPEN = np.dtype([("start", "<i8"), ("stop", "<i8"), ("class", "S64"), ("recording", "S64")])

@@ -20,7 +20,7 @@ def keep_supported(
 
     Kept is an event at time t when any of its eight neighbours fired after t - window.
 
-    events : (2 n,) int64, events as words (`event_packets`)
+    events : (2 n,) int64, events as words (`events.packets`)
     width, height : int, pixels
     window : int, us
     last : ((height + 2) * (width + 2),) int64, `quiet_pixels`, us, updated

@@ -25,7 +25,7 @@ def count_events(
 
     Every event from `first` up to there and inside the sensor is counted, those before `start` too.
 
-    events : (2 n,) int64, events as words (`event_packets`)
+    events : (2 n,) int64, events as words (`events.packets`)
     first : int, index of the event to begin with
     start, stop : int, us; the frame covers [start, stop)
     most : int, what a pixel counts up to

@@ -19,7 +19,7 @@ def keep_inside(
 
     Kept is an event inside the rectangle; its coordinates then count from the rectangle's corner.
 
-    events : (2 n,) int64, events as words (`event_packets`)
+    events : (2 n,) int64, events as words (`events.packets`)
     sensor : (width, height), pixels
     corner : (x, y) of the rectangle's first column and row; the rectangle lies inside the sensor
     size : (width, height) of the rectangle, pixels

@@ -18,7 +18,7 @@ def shrink(
 
     Every event inside the sensor is kept, at (x // factor, y // factor).
 
-    events : (2 n,) int64, events as words (`event_packets`)
+    events : (2 n,) int64, events as words (`events.packets`)
     sensor : (width, height), pixels
     factor : int, 1..32767
     kept : (2 n,) int64, the kept events as words, written at the front

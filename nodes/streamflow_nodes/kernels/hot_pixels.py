@@ -36,7 +36,7 @@ def keep_cool(
 
     and the pixel is hot from score >= limit until score < limit / 2.
 
-    events : (2 n,) int64, events as words (`event_packets`)
+    events : (2 n,) int64, events as words (`events.packets`)
     width, height : int, pixels
     window : int, us
     memory : float, us

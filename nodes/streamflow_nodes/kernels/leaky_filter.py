@@ -37,7 +37,7 @@ def leak_and_fire(
 
         v = leak^dt v + 1;   where v >= threshold: v = 0, fired = t, and the event is kept
 
-    events : (2 n,) int64, events as words (`event_packets`)
+    events : (2 n,) int64, events as words (`events.packets`)
     width, height : int, pixels
     threshold : float, events
     leak : float, 0..1, what is left of v after 1 us; 0^0 = 1

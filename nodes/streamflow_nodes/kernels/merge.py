@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 def in_order(events: NDArray[np.int64], newest: int, times: NDArray[np.int64]) -> tuple[int, int]:
     """The newest time so far, and how many events were older than one before them.
 
-    events : (2 n,) int64, events as words (`event_packets`)
+    events : (2 n,) int64, events as words (`events.packets`)
     newest : int, us, the newest time before these events
     times : (n,) int64, us, written: each event's time, or the newest before it where that is later
     """
@@ -34,7 +34,7 @@ def merge_sorted(
 ) -> None:
     """Write the events of both to `merged` by time; at equal times those of `first` go first.
 
-    first, second : (2 n,) and (2 m,) int64, events as words (`event_packets`)
+    first, second : (2 n,) and (2 m,) int64, events as words (`events.packets`)
     first_times, second_times : (n,) and (m,) int64, not decreasing, us
     merged : (2 (n + m),) int64, written
     """

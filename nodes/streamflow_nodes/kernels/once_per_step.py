@@ -23,7 +23,7 @@ def keep_first(
     Kept is an event whose step, time // step, is later than that of the last kept one of its pixel
     and polarity.
 
-    events : (2 n,) int64, events as words (`event_packets`)
+    events : (2 n,) int64, events as words (`events.packets`)
     width, height : int, pixels
     step : int, us
     last : (2 * height * width,) int64, step of the last kept event, OFF first, updated

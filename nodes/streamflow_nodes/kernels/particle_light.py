@@ -1,7 +1,7 @@
 """Light that particles scatter onto a sensor while they cross a beam, and the events it makes.
 
 Fields are planes of float32, real and imaginary parts apart, so that loops over pixels compile to
-vector instructions. `particle_optics` has the physics and the equations.
+vector instructions. `particles.optics` has the physics and the equations.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def keep_rested(
 
     Kept is an event at time t whose pixel's last *kept* event lies at t - period or before.
 
-    events : (2 n,) int64, events as words (`event_packets`)
+    events : (2 n,) int64, events as words (`events.packets`)
     width, height : int, pixels
     period : int, us
     last : (height * width,) int64, time of each pixel's last kept event, us, updated

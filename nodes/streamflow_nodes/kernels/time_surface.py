@@ -18,7 +18,7 @@ def note_times(
     """The index of the first event that is not before `stop`, how many were outside, and the newest
     of all times in `last`.
 
-    events : (2 n,) int64, events as words (`event_packets`)
+    events : (2 n,) int64, events as words (`events.packets`)
     first : int, index of the event to begin with
     stop : int, us
     newest : int, us, no less than any time in `last`

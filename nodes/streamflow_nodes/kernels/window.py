@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 def find_stop(events: NDArray[np.int64], first: int, start: int, stop: int) -> tuple[int, int]:
     """The index of the first event that is not before `stop`, and how many were before `start`.
 
-    events : (2 n,) int64, events as words (`event_packets`)
+    events : (2 n,) int64, events as words (`events.packets`)
     first : int, index of the event to begin with
     start, stop : int, us
     """

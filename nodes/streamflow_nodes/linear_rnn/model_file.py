@@ -86,7 +86,7 @@ from numpy.typing import NDArray
 
 from streamflow.errors import DeviceError
 
-from ..bounded_files import MODEL_LIMIT, TEXT_LIMIT
+from ..files.bounded import MODEL_LIMIT, TEXT_LIMIT
 
 FORMAT = 1
 LAYERS = 256  # of a model

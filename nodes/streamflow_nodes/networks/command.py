@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamflow.text import columns
 
-from ..files import replace_file
+from ..files.records import replace_file
 from .backend import BackendName, make_backend
 from .measures import Figures, figures
 from .nir_file import NetworkError

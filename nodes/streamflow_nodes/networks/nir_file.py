@@ -11,7 +11,7 @@ import h5py
 import nir
 import numpy as np
 
-from ..bounded_files import check_model
+from ..files.bounded import check_model
 
 
 class NetworkError(ValueError):

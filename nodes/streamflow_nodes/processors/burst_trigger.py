@@ -11,7 +11,7 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Positive, Seconds, Settings
 from streamflow.packet import EVENT, Events, Packet
 
-from ..event_packets import Sensor, Words, check_sensor, microseconds, no_words, words_of
+from ..events.packets import Sensor, Words, check_sensor, microseconds, no_words, words_of
 from ..kernels.burst_trigger import (
     add_signs,
     backward_times,

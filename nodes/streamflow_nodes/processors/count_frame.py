@@ -13,8 +13,8 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import Events, Packet, Tensor
 
-from ..event_packets import Sensor, Words, no_words
-from ..frames import FrameMemory, Periods
+from ..events.frames import FrameMemory, Periods
+from ..events.packets import Sensor, Words, no_words
 from ..kernels.count_frame import clear_rows, count_events
 
 _Frame = tuple[NDArray[Any], NDArray[np.uint8]]

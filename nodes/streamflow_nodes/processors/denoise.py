@@ -16,10 +16,10 @@ from streamflow.errors import DeviceError, NodeError
 from streamflow.node import Emission, FilePath, Fraction, In, Node, Out, Settings
 from streamflow.packet import Packet, Samples, Text
 
-from ..denoising import Denoiser, FrontEnd, front_end_of
+from ..audio.denoising import Denoiser, FrontEnd, front_end_of
+from ..audio.streams import FAULTS, FloatSamples, SampleStream, sample_at
 from ..linear_rnn.engines import Precision, open_engine
 from ..linear_rnn.model_file import read_model
-from ..sample_streams import FAULTS, FloatSamples, SampleStream, sample_at
 
 FADE_S = 0.01
 """How long bypass takes to come or go: shorter clicks."""

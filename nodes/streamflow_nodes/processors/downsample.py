@@ -10,7 +10,7 @@ import msgspec
 from streamflow.node import Emission, In, Node, Out, Settings
 from streamflow.packet import Events, Packet
 
-from ..event_packets import no_words, pick, words_for
+from ..events.packets import no_words, pick, words_for
 from ..kernels.downsample import shrink
 
 Factor = Annotated[int, msgspec.Meta(ge=1, le=32767)]

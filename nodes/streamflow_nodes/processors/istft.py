@@ -12,10 +12,10 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Positive
 from streamflow.packet import Packet, Samples, Tensor
 
-from ..audio import sample_time
-from ..event_packets import span_of
-from ..sample_streams import FloatSamples, sample_at
-from ..spectra import AXES, Frames, FrameSettings, Spectra, Synthesis
+from ..audio.samples import sample_time
+from ..audio.spectra import AXES, Frames, FrameSettings, Spectra, Synthesis
+from ..audio.streams import FloatSamples, sample_at
+from ..events.packets import span_of
 
 LONGEST_GAP = 3600
 """Seconds of missing frames that are taken as silence."""

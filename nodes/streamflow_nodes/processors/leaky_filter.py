@@ -11,7 +11,7 @@ import numpy as np
 from streamflow.node import Emission, Fraction, In, Node, Out, Settings
 from streamflow.packet import Events, Packet
 
-from ..event_packets import OneSensor, Sensor, no_words, pick, words_for
+from ..events.packets import OneSensor, Sensor, no_words, pick, words_for
 from ..kernels.leaky_filter import leak_and_fire
 from ..kernels.pixel_times import NEVER
 

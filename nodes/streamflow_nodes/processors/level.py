@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import Packet, Samples, Table
 
+from ..audio.spectra import decibels
+from ..audio.streams import FAULTS, SampleStream, no_samples
 from ..kernels.level import measure
-from ..sample_streams import FAULTS, SampleStream, no_samples
-from ..spectra import decibels
 
 LEVEL = np.dtype(
     [

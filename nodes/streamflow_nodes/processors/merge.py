@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from streamflow.node import Emission, In, Node, Out, Settings
 from streamflow.packet import Events, Packet
 
-from ..event_packets import Sensor, Words, check_sensor, events_of, no_words, words_for, words_of
+from ..events.packets import Sensor, Words, check_sensor, events_of, no_words, words_for, words_of
 from ..kernels.merge import in_order, merge_sorted
 from ..kernels.pixel_times import NEVER
 

@@ -13,8 +13,8 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Positive, Settings
 from streamflow.packet import Packet, Samples
 
-from ..event_packets import span_of
-from ..sample_streams import FAULTS, KeptSamples
+from ..audio.streams import FAULTS, KeptSamples
+from ..events.packets import span_of
 
 Decibels = Annotated[float, msgspec.Meta(ge=-200, le=200)]
 

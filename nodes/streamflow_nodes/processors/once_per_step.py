@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from streamflow.node import Emission, In, Microseconds, Node, Out, Settings
 from streamflow.packet import Events, Packet
 
-from ..event_packets import OneSensor, Sensor, no_words, pick, words_for
+from ..events.packets import OneSensor, Sensor, no_words, pick, words_for
 from ..kernels.once_per_step import keep_first
 from ..kernels.pixel_times import NEVER
 

@@ -10,7 +10,7 @@ import numpy as np
 from streamflow.node import Emission, In, Node, Out, Positive, Settings
 from streamflow.packet import Packet, Samples
 
-from ..sample_streams import FAULTS, FloatSamples, SampleStream, no_samples
+from ..audio.streams import FAULTS, FloatSamples, SampleStream, no_samples
 
 
 class ReblockSettings(Settings, frozen=True, kw_only=True):

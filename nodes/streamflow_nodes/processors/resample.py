@@ -12,8 +12,8 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Positive, Settings
 from streamflow.packet import Packet, Samples
 
-from ..audio import sample_time
-from ..sample_streams import FAULTS, FloatSamples, SampleStream, no_samples
+from ..audio.samples import sample_time
+from ..audio.streams import FAULTS, FloatSamples, SampleStream, no_samples
 
 
 class ResampleSettings(Settings, frozen=True, kw_only=True):

@@ -11,8 +11,7 @@ import msgspec
 from streamflow.node import Emission, In, Node, Out, Positive
 from streamflow.packet import Packet, Samples, Tensor
 
-from ..sample_streams import FAULTS
-from ..spectra import (
+from ..audio.spectra import (
     AXES,
     Frames,
     FrameSettings,
@@ -22,6 +21,7 @@ from ..spectra import (
     decibels,
     full_scale,
 )
+from ..audio.streams import FAULTS
 
 
 class SpectrogramSettings(FrameSettings, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from streamflow.node import (
 )
 from streamflow.packet import SPIKE, Events, Packet, Spikes, Tensor
 
-from ..event_packets import microseconds, span_of, words_of
+from ..events.packets import microseconds, span_of, words_of
 from ..networks.backend import BackendName
 from ..networks.nir_file import NetworkError
 from ..networks.rules import Integrator, RecurrentStart, Reset, Rules

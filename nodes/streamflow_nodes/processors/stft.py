@@ -9,8 +9,8 @@ from typing import Any
 from streamflow.node import Emission, In, Node, Out
 from streamflow.packet import Packet, Samples, Tensor
 
-from ..sample_streams import FAULTS
-from ..spectra import AXES, Frames, FrameSettings, Spectra, SpectrumStream
+from ..audio.spectra import AXES, Frames, FrameSettings, Spectra, SpectrumStream
+from ..audio.streams import FAULTS
 
 
 class StftSettings(FrameSettings, frozen=True, kw_only=True):

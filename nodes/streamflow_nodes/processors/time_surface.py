@@ -10,8 +10,8 @@ import numpy as np
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import Events, Packet, Tensor
 
-from ..event_packets import Sensor, Words, no_words
-from ..frames import FrameMemory, Periods
+from ..events.frames import FrameMemory, Periods
+from ..events.packets import Sensor, Words, no_words
 from ..kernels.pixel_times import NEVER
 from ..kernels.time_surface import exponents, note_times
 

@@ -9,11 +9,11 @@ from streamflow.errors import NodeError
 from streamflow.node import In, Node, OutputPath
 from streamflow.packet import Packet, Samples
 
-from ..audio import Frames, refused
-from ..audio_formats import DATA_AT, Encoding, FlacBuilder, encode, sound_library, wav_head
-from ..files import AssembledFile, RecordFile
-from ..output_files import FullDiskSettings, OutputFile
-from ..sample_streams import FAULTS, SampleStream
+from ..audio.formats import DATA_AT, Encoding, FlacBuilder, encode, sound_library, wav_head
+from ..audio.samples import Frames, refused
+from ..audio.streams import FAULTS, SampleStream
+from ..files.output import FullDiskSettings, OutputFile
+from ..files.records import AssembledFile, RecordFile
 
 SUFFIXES = {".wav": "wav", ".wave": "wav", ".flac": "flac"}
 FLAC_CHANNELS, FLAC_RATE = 8, 655_350  # the most that the format has room for

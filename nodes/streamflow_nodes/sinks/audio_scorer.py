@@ -10,9 +10,9 @@ from streamflow.errors import NodeError
 from streamflow.node import In, Node, Positive, Seconds, Settings
 from streamflow.packet import Packet, Samples
 
-from ..event_packets import span_of
-from ..sample_streams import FAULTS, FloatSamples, KeptSamples
-from ..speech_scores import WIDEBAND, Dnsmos, delay, pesq, require, si_snr, stoi
+from ..audio.scores import WIDEBAND, Dnsmos, delay, pesq, require, si_snr, stoi
+from ..audio.streams import FAULTS, FloatSamples, KeptSamples
+from ..events.packets import span_of
 
 Measure = Literal["pesq", "stoi", "dnsmos"]
 NEEDED = {"pesq": ["pesq"], "stoi": ["pystoi"], "dnsmos": ["onnxruntime", "speechmos"]}

@@ -11,9 +11,9 @@ import numpy as np
 from streamflow.node import In, Node, OutputPath
 from streamflow.packet import Packet, Table
 
-from ..files import RecordFile
-from ..output_files import FullDiskSettings, OutputFile
-from ..table_columns import Path, Rows, column, distinct, file_columns, text_of
+from ..files.columns import Path, Rows, column, distinct, file_columns, text_of
+from ..files.output import FullDiskSettings, OutputFile
+from ..files.records import RecordFile
 
 
 class CsvFileSettings(FullDiskSettings, frozen=True, kw_only=True):

@@ -12,11 +12,11 @@ from streamflow.errors import NodeError
 from streamflow.node import In, Node, OutputPath
 from streamflow.packet import EVENT, Events, Packet
 
-from ..event_builders import hdf5_builder, parquet_builder
-from ..event_formats import AEDAT4, FORMATS
-from ..files import AssembledFile, RecordFile, library
+from ..events.builders import hdf5_builder, parquet_builder
+from ..events.formats import AEDAT4, FORMATS
+from ..files.output import FullDiskSettings, OutputFile
+from ..files.records import AssembledFile, RecordFile, library
 from ..kernels.event_order import first_disordered
-from ..output_files import FullDiskSettings, OutputFile
 
 # formats that are built from a journal: library they need, ends of file names, builder
 BUILT = {

@@ -16,9 +16,9 @@ from streamflow.errors import NodeError
 from streamflow.node import FilePath, In, Node, OutputPath, Seconds
 from streamflow.packet import Packet, Table
 
-from ..files import RecordFile, file_digest
-from ..output_files import FullDiskSettings, OutputFile
-from ..particles import CHANNELS, LATE, MERGED, channel_values, require_particles
+from ..files.output import FullDiskSettings, OutputFile
+from ..files.records import RecordFile, file_digest
+from ..particles.rows import CHANNELS, LATE, MERGED, channel_values, require_particles
 
 PAGE = 4096
 """Bytes at the start of the file that a killed process leaves whole (see `RecordFile`)."""
@@ -61,7 +61,7 @@ class FcsFileSettings(FullDiskSettings, frozen=True, kw_only=True):
 class FcsFile(Node[FcsFileSettings]):
     """An FCS 3.1 list-mode file with one event per particle.
 
-    Its parameters are `streamflow_nodes.particles.CHANNELS`: Time, then FSC-A (events of the
+    Its parameters are `streamflow_nodes.particles.rows.CHANNELS`: Time, then FSC-A (events of the
     passage), FSC-H (peak rate), FSC-W (duration) and SSC-A (events far from the centre), which
     cytometry programs take for scatter, and then what has no such meaning: ON_FRAC, X, Y, CLASS,
     P_CLASS, LATENCY_US, FLAGS, DIAM_UM. SF_CLASSES holds the names as a JSON list; CLASS indexes it

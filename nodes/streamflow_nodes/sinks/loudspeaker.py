@@ -11,8 +11,7 @@ import numpy as np
 from streamflow import DeviceError, In, Node, Packet, Samples, Settings
 from streamflow.node import Seconds
 
-from ..sample_streams import FAULTS, SampleStream
-from ..sound_devices import (
+from ..audio.devices import (
     FIRST_TRY,
     LAST_TRY,
     STALL,
@@ -22,6 +21,7 @@ from ..sound_devices import (
     look_again,
     portaudio,
 )
+from ..audio.streams import FAULTS, SampleStream
 
 PATIENCE = 0.05  # s between looks at whether the device still plays
 

@@ -11,10 +11,10 @@ from streamflow.errors import NodeError
 from streamflow.node import In, Node, OutputPath, Positive
 from streamflow.packet import Packet, Table
 
-from ..files import AssembledFile, library
-from ..output_files import FullDiskSettings, OutputFile
-from ..table_columns import Path as Place
-from ..table_columns import Rows, column, distinct, file_columns, text_of
+from ..files.columns import Path as Place
+from ..files.columns import Rows, column, distinct, file_columns, text_of
+from ..files.output import FullDiskSettings, OutputFile
+from ..files.records import AssembledFile, library
 
 
 class ParquetFileSettings(FullDiskSettings, frozen=True, kw_only=True):

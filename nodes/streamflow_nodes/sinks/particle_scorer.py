@@ -14,7 +14,7 @@ from streamflow.errors import NodeError
 from streamflow.node import FilePath, In, Microseconds, Node, Settings
 from streamflow.packet import Packet, Table
 
-from ..scoring import KINDS, Particle, match, read_truth, wilson
+from ..particles.scoring import KINDS, Particle, match, read_truth, wilson
 
 LATE, MISSED, NOTHING, DEBRIS = "(late)", "(missed)", "(nothing)", "(debris)"
 

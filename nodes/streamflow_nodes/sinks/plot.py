@@ -13,9 +13,9 @@ from streamflow.errors import NodeError
 from streamflow.node import FilePath, In, Microseconds, Node, OutputPath, Positive
 from streamflow.packet import Events, Packet, Table
 
-from ..output_files import FullDiskSettings, put_file
-from ..particle_figure import Page, Picture, Score, draw
-from ..particles import PARTICLE, require_particles
+from ..files.output import FullDiskSettings, put_file
+from ..particles.figure import Page, Picture, Score, draw
+from ..particles.rows import PARTICLE, require_particles
 from .particle_scorer import ParticleScorer
 
 LARGEST_SIDE = 160

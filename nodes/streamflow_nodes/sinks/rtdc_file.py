@@ -18,9 +18,9 @@ from streamflow.errors import DeviceError, NodeError
 from streamflow.node import In, Node, OutputPath, Positive, Seconds
 from streamflow.packet import Packet, Table
 
-from ..event_packets import microseconds
-from ..files import DraftFile, RecordFile, check_reserve, is_full, library
-from ..output_files import FullDiskSettings, OutputFile
+from ..events.packets import microseconds
+from ..files.output import FullDiskSettings, OutputFile
+from ..files.records import DraftFile, RecordFile, check_reserve, is_full, library
 
 Rows = NDArray[Any]
 Above0 = Annotated[float, msgspec.Meta(gt=0)]

@@ -11,8 +11,8 @@ import numpy as np
 from streamflow import In, Node, Packet, Samples, Settings
 from streamflow.node import Seconds
 
-from ..audio import Format, Frames, finite, refused, require_samples
-from ..rtp import HEADER, STATIC, WRAP, RtpPacket, build_rtp, encode_l16
+from ..audio.rtp import HEADER, STATIC, WRAP, RtpPacket, build_rtp, encode_l16
+from ..audio.samples import Format, Frames, finite, refused, require_samples
 from ..udp_sockets import connected, sent
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]

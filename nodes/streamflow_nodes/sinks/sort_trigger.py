@@ -20,7 +20,9 @@ from streamflow.memory import Histogram
 from streamflow.node import Fraction, In, Node, OutputPath, Positive, Seconds
 from streamflow.packet import Events, Packet, Table
 
-from ..actuators import (
+from ..files.output import FullDiskSettings, OutputFile
+from ..files.records import RecordFile
+from ..particles.actuators import (
     Actuator,
     DryRun,
     GpioActuator,
@@ -30,11 +32,9 @@ from ..actuators import (
     SerialActuator,
     SerialPort,
 )
-from ..files import RecordFile
-from ..output_files import FullDiskSettings, OutputFile
-from ..particles import FLAGS
-from ..pulses import Done, PulseThread
-from ..sorting import MERGED, PULSED, Mode, Rules, Sorter, StreamClock, travel_time
+from ..particles.pulses import Done, PulseThread
+from ..particles.rows import FLAGS
+from ..particles.sorting import MERGED, PULSED, Mode, Rules, Sorter, StreamClock, travel_time
 
 NOT_TARGET, IMPROBABLE, FLAGGED = "not_target", "improbable", "flagged"
 NO_TIME, NO_VELOCITY, TOO_SLOW = "no_time", "no_velocity", "too_slow"

@@ -12,10 +12,10 @@ from streamflow.errors import NodeError
 from streamflow.node import In, Node, OutputPath, Positive, Seconds
 from streamflow.packet import Packet, Samples
 
-from ..output_files import FullDiskSettings, put_file
-from ..particle_figure import STYLE
-from ..sample_streams import FAULTS
-from ..spectra import Frames, Spectra, SpectrumStream, WindowName, decibels, full_scale
+from ..audio.spectra import Frames, Spectra, SpectrumStream, WindowName, decibels, full_scale
+from ..audio.streams import FAULTS
+from ..files.output import FullDiskSettings, put_file
+from ..particles.figure import STYLE
 
 
 class SpectrogramPlotSettings(FullDiskSettings, frozen=True, kw_only=True):

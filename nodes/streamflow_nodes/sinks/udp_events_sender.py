@@ -9,7 +9,7 @@ import numpy as np
 
 from streamflow import Events, In, Node, Packet, Settings
 
-from ..event_packets import no_words, words_of
+from ..events.packets import no_words, words_of
 from ..kernels import udp_events as datagrams
 from ..kernels.udp_events import LAYOUTS, Format
 from ..udp_sockets import connected, sent

@@ -15,8 +15,8 @@ import numpy as np
 from streamflow import DeviceError, Node, Out, Samples, Settings
 from streamflow.node import Emission, FilePath
 
-from ..audio import Frames, finite, sample_time
-from ..audio_formats import sound_library
+from ..audio.formats import sound_library
+from ..audio.samples import Frames, finite, sample_time
 
 EXACT = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"}
 """Formats in which libsndfile jumps to any frame exactly; others are decoded up to it."""

@@ -13,9 +13,19 @@ import numpy as np
 from streamflow import DeviceError, Events, Node, Out, Settings
 from streamflow.node import Emission, Positive, Seconds
 
-from ..cameras import Camera, Found, Inivation, Prophesee, Read, Region, Unplugged, Wanted, choose
-from ..event_packets import microseconds
-from ..live_events import FAULTS, LiveLimits, LiveStream
+from ..events.cameras import (
+    Camera,
+    Found,
+    Inivation,
+    Prophesee,
+    Read,
+    Region,
+    Unplugged,
+    Wanted,
+    choose,
+)
+from ..events.live import FAULTS, LiveLimits, LiveStream
+from ..events.packets import microseconds
 
 LONGEST = 60_000_000  # us: a camera's time that leaps further is a fault of the camera's
 PATIENCE = 0.01  # s that one read may wait: the run's end must be heard

@@ -13,8 +13,8 @@ from streamflow.errors import DeviceError, NodeError
 from streamflow.node import Emission, FilePath, Node, Out, Positive, Seconds, Settings
 from streamflow.packet import Events, Table
 
-from ..event_packets import microseconds
-from ..labelled_files import LabelledRecording, open_dataset, rows_of
+from ..events.datasets import LabelledRecording, open_dataset, rows_of
+from ..events.packets import microseconds
 
 TRIAL = np.dtype([("start_us", "<i8"), ("stop_us", "<i8"), ("class", "S64"), ("recording", "S64")])
 """One recording in the stream: where it lies, its label, its name in the dataset."""

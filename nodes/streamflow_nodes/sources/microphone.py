@@ -13,8 +13,7 @@ import numpy as np
 from streamflow import DeviceError, Node, Out, Samples, Settings
 from streamflow.node import Emission, Positive, Seconds
 
-from ..audio import finite, sample_time
-from ..sound_devices import (
+from ..audio.devices import (
     FIRST_TRY,
     LAST_TRY,
     STALL,
@@ -24,6 +23,7 @@ from ..sound_devices import (
     look_again,
     portaudio,
 )
+from ..audio.samples import finite, sample_time
 
 PATIENCE = 0.01  # s that one look may wait: the run's end must be heard
 TICK = 0.05  # s between empty packets while there is no device

@@ -14,9 +14,9 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, Fraction, Node, Out, Positive, Seconds, Settings
 from streamflow.packet import EVENT, Events, Table
 
-from ..event_packets import microseconds
-from ..particle_optics import Optics, require_miepython
-from ..particle_simulation import CLASSES, Camera, Sample, Simulation
+from ..events.packets import microseconds
+from ..particles.optics import Optics, require_miepython
+from ..particles.simulation import CLASSES, Camera, Sample, Simulation
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
 PerSecond = Annotated[float, msgspec.Meta(ge=0, le=100_000)]
@@ -68,10 +68,10 @@ class ParticleSimulator(Node[ParticleSimulatorSettings]):
     """Events of SIMULATED particles that cross a laser beam before an event camera, and the truth.
 
     Lorenz-Mie scattering of spheres in a focused HeNe beam, a bare sensor in the far field,
-    interference of all particles present, static speckle (`particle_optics`); pixels that follow
+    interference of all particles present, static speckle (`particles.optics`); pixels that follow
     the logarithm of light through a low pass, with thresholds, mismatch, refractory time,
     background activity, leak, hot pixels and jitter (`kernels.dvs_pixel`); duct flow, doublets,
-    debris, and sessions that differ (`particle_simulation`). The defaults imitate recordings
+    debris, and sessions that differ (`particles.simulation`). The defaults imitate recordings
     reduced to 64x48 pixels, as in Gouda, Abreu, Lugnan and Bienstman (NICE 2023). Not modelled:
     read-out delay and saturation, bubbles and slow drift inside a session, depth in the beam, the
     beam's curvature across a particle, light scattered twice. It has been compared with other

@@ -13,9 +13,9 @@ import msgspec
 from streamflow import Node, Out, Samples, Settings
 from streamflow.node import Emission, Positive, Seconds
 
-from ..audio import sample_time
-from ..event_packets import microseconds
-from ..rtp import DYNAMIC, FAULTS, RTCP, STATIC, JitterBuffer, Piece, decode_l16, parse_rtp
+from ..audio.rtp import DYNAMIC, FAULTS, RTCP, STATIC, JitterBuffer, Piece, decode_l16, parse_rtp
+from ..audio.samples import sample_time
+from ..events.packets import microseconds
 from ..udp_sockets import dropped, listening
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]

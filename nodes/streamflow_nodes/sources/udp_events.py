@@ -15,10 +15,10 @@ import numpy as np
 from streamflow import Events, Node, Out, Settings
 from streamflow.node import Emission, Positive, Seconds
 
-from ..event_packets import microseconds
+from ..events.live import FAULTS, LiveLimits, LiveStream
+from ..events.packets import microseconds
 from ..kernels import udp_events as datagrams
 from ..kernels.udp_events import LAYOUTS, Format
-from ..live_events import FAULTS, LiveLimits, LiveStream
 from ..udp_sockets import dropped, listening
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]

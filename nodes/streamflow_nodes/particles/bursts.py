@@ -13,9 +13,9 @@ from streamflow.errors import NodeError
 from streamflow.node import Node
 from streamflow.packet import Events, Packet
 
-from .event_packets import Words, span_of
-from .kernels.burst_measures import measure_burst
-from .particles import PARTICLE
+from ..events.packets import Words, span_of
+from ..kernels.burst_measures import measure_burst
+from .rows import PARTICLE
 
 OUTER = 0.25  # of the sensor's height: farther from the mean position is outside
 

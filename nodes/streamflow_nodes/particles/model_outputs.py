@@ -25,11 +25,11 @@ from streamflow.errors import NodeError
 from streamflow.node import Node
 from streamflow.packet import Events, Packet
 
+from ..events.packets import Words
+from ..kernels.read_out import DEBRIS as IS_DEBRIS
+from ..kernels.read_out import NO_SECOND, NOTHING, read_out
 from .bursts import class_names, look
-from .event_packets import Words
-from .kernels.read_out import DEBRIS as IS_DEBRIS
-from .kernels.read_out import NO_SECOND, NOTHING, read_out
-from .particles import ABORTED, DEBRIS, DOUBLET, LATE, MERGED, OVERLAP, PARTICLE
+from .rows import ABORTED, DEBRIS, DOUBLET, LATE, MERGED, OVERLAP, PARTICLE
 
 MEASURES = (
     "overlap", "doublet", "offset_us", "diameter_um", "second_offset_us", "second_diameter_um",

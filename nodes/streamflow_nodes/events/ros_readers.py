@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from streamflow.errors import DeviceError
 
-from .event_recording import EventWords, Recording, evt3_events
-from .files import library
-from .kernels import evt
+from ..files.records import library
+from ..kernels import evt
+from .recording import EventWords, Recording, evt3_events
 
 ROS_EVT3 = "ROS EVT3"
 CHUNK_LIMIT = 1 << 26  # bytes of a chunk of a ROS 1 bag, which is decompressed as a whole

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .event_formats import Aedat4Records, Size
-from .files import DraftFile, library
+from ..files.records import DraftFile, library
+from .formats import Aedat4Records, Size
 
 BLOCK = 1 << 18  # events written at a time
 INDEX_LIMIT = 1 << 24  # ms (4.7 hours): a longer index is left out

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from streamflow.errors import DeviceError
 from streamflow.packet import EVENT
 
-from .bounded_files import check_storage
-from .event_recording import COLUMN_NAMES, EventWords, Recording, fill_column
-from .files import library
+from ..files.bounded import check_storage
+from ..files.records import library
+from .recording import COLUMN_NAMES, EventWords, Recording, fill_column
 
 ROWS = 1 << 16  # events read at a time
 CHUNK_LIMIT = 1 << 28  # bytes of one HDF5 chunk, which is decompressed as a whole

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .audio import FULL_SCALE, Frames, to_integers
+from .samples import FULL_SCALE, Frames, to_integers
 
 HEADER = struct.Struct(">BBHII")
 VERSION = 2

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from streamflow.node import Node
 from streamflow.packet import Packet, Samples
 
-from .audio import Format, finite, refused, require_samples, sample_time
+from .samples import Format, finite, refused, require_samples, sample_time
 
 FloatSamples = NDArray[np.float32]
 """(frames, channels) float32; full scale is 1."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from streamflow.errors import DeviceError
 
-from .audio import Frames
+from .samples import Frames
 
 STALL = 0.5  # s without a callback after which a device is taken to be gone
 FIRST_TRY, LAST_TRY = 0.1, 2.0  # s between attempts to open a device again, doubled each time

@@ -5,7 +5,7 @@
 was written after the snapshot, which will be sent again, is neither repeated nor lost.
 `AssembledFile` does the same for formats that can only be read once they are closed.
 `replace_file` is for files written in one go. What a sink does when there is no space left is
-chosen in its settings: `output_files`.
+chosen in its settings: `files.output`.
 
 A file of an earlier run is left alone until this run has something to write, because a restarted
 process opens its file before it is told (by `restore`) how much of it is its own.

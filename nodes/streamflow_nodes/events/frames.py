@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from streamflow.node import Emission, Node
 from streamflow.packet import Events, Packet
 
-from .event_packets import OneSensor, Sensor, Words, microseconds, words_of
-from .kernels.pixel_times import NEVER
+from ..kernels.pixel_times import NEVER
+from .packets import OneSensor, Sensor, Words, microseconds, words_of
 
 Begin = Callable[[Sensor], None]
 Fill = Callable[[Words, int, int, int], int]

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from streamflow.packet import EVENT
 
-from .kernels.dvs_pixel import gains, is_quiet, logarithms, rest
-from .kernels.particle_light import expose
-from .kernels.refractory import keep_rested
-from .particle_optics import Optics, Scattering, beam_field, speckle
+from ..kernels.dvs_pixel import gains, is_quiet, logarithms, rest
+from ..kernels.particle_light import expose
+from ..kernels.refractory import keep_rested
+from .optics import Optics, Scattering, beam_field, speckle
 
 TRUTH = np.dtype(
     [

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from streamflow.errors import DeviceError
 
-from .kernels import speech_mask as kernel
-from .linear_rnn.engines import Engine
-from .linear_rnn.model_file import Model
-from .sample_streams import FloatSamples
+from ..kernels import speech_mask as kernel
+from ..linear_rnn.engines import Engine
+from ..linear_rnn.model_file import Model
 from .spectra import Analysis, Frames, Synthesis
+from .streams import FloatSamples
 
 At_least_0 = Annotated[float, msgspec.Meta(ge=0)]
 

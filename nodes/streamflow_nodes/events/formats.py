@@ -2,7 +2,7 @@
 
 A format is a head, which may depend on the first event, and events as whole records, so that a file
 can grow while a graph runs and is readable up to its last record. Formats that must be closed to be
-readable (HDF5, Parquet) are written as AEDAT4 and built from that (`event_builders`).
+readable (HDF5, Parquet) are written as AEDAT4 and built from that (`events.builders`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from streamflow.packet import EVENT
 
-from .kernels import event_records as records
-from .kernels import evt
+from ..kernels import event_records as records
+from ..kernels import evt
 
 EventWords = NDArray[np.int64]
 Registers = NDArray[np.int64]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from streamflow.errors import DeviceError
 from streamflow.packet import EVENT
 
-from .bounded_files import NPZ_FAULTS, read_npz
+from ..files.bounded import NPZ_FAULTS, read_npz
 
 EXPECTED = (
     "an .npz with t, x, y, p, labels and offsets, or N-MNIST's .bin files in a folder for each "

@@ -8,7 +8,7 @@ from streamflow.errors import NodeError
 from streamflow.node import Node
 from streamflow.packet import SPIKE, Packet, Spikes
 
-from .event_packets import span_of
+from ..events.packets import span_of
 
 
 def class_names(node: Node[Any], classes: list[str]) -> list[bytes]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from streamflow.errors import DeviceError
 
-from .audio import Frames, to_integers
-from .files import DraftFile, library
+from ..files.records import DraftFile, library
+from .samples import Frames, to_integers
 
 Encoding = Literal["int16", "int24", "float32"]
 

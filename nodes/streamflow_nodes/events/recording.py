@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streamflow.errors import DeviceError
 
-from .kernels import evt
+from ..kernels import evt
 
 EventWords = NDArray[np.int64]
 

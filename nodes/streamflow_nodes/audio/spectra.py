@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from streamflow.node import Node, Positive, Settings
 from streamflow.packet import Packet, Samples
 
-from .audio import sample_time
-from .kernels.overlap import add_frames, cut_frames
-from .sample_streams import FloatSamples, SampleStream
+from ..kernels.overlap import add_frames, cut_frames
+from .samples import sample_time
+from .streams import FloatSamples, SampleStream
 
 Spectra = NDArray[np.complex64]
 """(frames, channels, size // 2 + 1) complex64, as numpy's rfft scales them."""
@@ -183,7 +183,7 @@ class Synthesis:
 class SpectrumStream:
     """The spectra of one input of a node, with where they lie in stream time.
 
-    The node declares `sample_streams.FAULTS`. `held_from` is for its `holds_from`: where the next
+    The node declares `audio.streams.FAULTS`. `held_from` is for its `holds_from`: where the next
     spectra will start (us), None before the first packet.
     """
 

@@ -17,7 +17,7 @@ import msgspec
 from streamflow.errors import DeviceError
 from streamflow.node import OutputPath, Settings
 
-from .files import AssembledFile, RecordFile, is_full, replace_file
+from .records import AssembledFile, RecordFile, is_full, replace_file
 
 BLOCK = 1 << 20  # bytes copied at a time
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from streamflow.errors import DeviceError
 
-from .kernels import evt
+from ..kernels import evt
 
 EventWords = NDArray[np.int64]
 Region = tuple[int, int, int, int]  # x, y of the upper left corner, width, height (pixels)

@@ -22,9 +22,12 @@ from numpy.typing import NDArray
 from streamflow.errors import DeviceError
 from streamflow.packet import EVENT
 
-from .bounded_files import NPZ_FAULTS, npy_header, open_npz
-from .column_recordings import open_hdf5, open_parquet
-from .event_recording import (
+from ..files.bounded import NPZ_FAULTS, npy_header, open_npz
+from ..files.records import library
+from ..kernels import event_records as records
+from ..kernels import evt
+from .column_readers import open_hdf5, open_parquet
+from .recording import (
     BLOCK,
     COLUMN_NAMES,
     EventWords,
@@ -35,10 +38,7 @@ from .event_recording import (
     fill_column,
     opened,
 )  # fmt: skip
-from .files import library
-from .kernels import event_records as records
-from .kernels import evt
-from .ros_recordings import ROS_EVT3, is_ros2_folder, open_ros1, open_ros2
+from .ros_readers import ROS_EVT3, is_ros2_folder, open_ros1, open_ros2
 
 EXPECTED = (
     "expected EVT2 or EVT3 .raw, DAT, AEDAT4, AEDAT2 of a DVS128, Event Stream .es, N-MNIST .bin, "

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from streamflow.node import Node
 from streamflow.packet import EVENT
 
-from .kernels import live_order as order
-from .kernels.event_order import slice_starts
+from ..kernels import live_order as order
+from ..kernels.event_order import slice_starts
 
 EventWords = NDArray[np.int64]
 Slice = tuple[int, int, NDArray[Any]]  # start, stop (us), (n,) of EVENT

@@ -1,0 +1,1 @@
+"""Events of event cameras: packets, recordings and datasets, cameras, live streams, and frames."""
