@@ -26,7 +26,7 @@ from pathlib import Path
 from .compilation import kernels_loaded, load_compiled
 from .control import Control
 from .kinds import kinds, load_class
-from .worker import main as worker_main
+from .worker_main import main as worker_main
 
 PRELOAD = ("numpy", "numba", "zmq", "msgspec", "logging")
 

@@ -256,7 +256,7 @@ class Host:
         if python is None:
             run.fork_server.control.send("fork", process=name, incarnation=incarnation, path=path)
             return
-        command = [python, "-m", "streamflow.worker", path, name, str(incarnation)]
+        command = [python, "-m", "streamflow.worker_main", path, name, str(incarnation)]
         try:
             process.child = subprocess.Popen(
                 [*command, str(os.getpid())], stdin=subprocess.DEVNULL,

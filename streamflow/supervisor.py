@@ -480,7 +480,7 @@ class Supervisor:
                 "fork", process=process.name, incarnation=process.incarnation, path=path
             )
             return
-        command = [*_program(process.spec.python, "streamflow.worker"), path, process.name]
+        command = [*_program(process.spec.python, "streamflow.worker_main"), path, process.name]
         command += [str(process.incarnation), str(os.getpid())]
         try:
             process.child = subprocess.Popen(

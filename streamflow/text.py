@@ -27,3 +27,8 @@ def size(count: int) -> str:
             break
         value, unit = value / 1024, larger
     return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
+
+
+def cause(error: BaseException) -> str:
+    """An exception in a line: `ValueError: what it says`."""
+    return f"{type(error).__name__}: {error}"

@@ -10,46 +10,38 @@ between is continued by its successor from the last commit.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import logging
 import math
 import os
-import platform
 import resource
-import signal
 import sys
 import time
-import traceback
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from . import __version__
-from .clock import Clock
+from .accounts import Accounts
 from .compilation import no_compilation
-from .control import PROTOCOL, Control, Message
-from .dead_letters import keep
+from .connections import Connections
+from .control import Control, Message
+from .dead_letters import leave_out
 from .edge import ENDED, NEVER
 from .errors import NodeError, StreamflowError
-from .kinds import kinds, node_class
-from .memory import Board, Histogram, Segment, Vault, decode_state, encode_state
-from .metrics import FAULTS, NODE, VERBS, Layout
-from .network import Gate, Joiner, Keys, Listener, Security
+from .memory import Board, Vault
+from .metrics import VERBS
 from .node import Emission, check_emission
-from .packet import Packet, decode, encode
+from .packet import Packet
+from .recovery import Recovery
 from .runner import Feed, Local, Route, Runner, Source
-from .transport import Channel, Context, Gap, InLink, OutLink, Output, Poll
+from .snapshots import Snapshots
+from .text import cause
+from .transport import Gap, Output, Poll
+from .wiring import BACKWARD, Wiring
 
 IDLE_MS = 200  # the loop wakes at least this often, to show that it lives
-REFRESH_S = 0.05  # how old the counters on the board may get where no commit is due
 SNAPSHOT_SHARE = 20  # snapshots take at most 1/20 of the time
 BATCH = 16  # packets of a node or an edge before the loop looks at the others
 CREDIT_S = 0.02  # how late less than half a window of credits may leave a process that sleeps
 TICK_S = 0.001  # how late a mere tick of stream time may leave a process that has packets to handle
-ERRORS = "errors"  # the fault of a node that goes on after its handler raised
-BACKWARD = "time_backward"  # the fault of a device whose clock began again with its process
 
 
 class Worker:
@@ -57,170 +49,54 @@ class Worker:
 
     def __init__(self, control: Control, plan: Message) -> None:
         self.control, self.plan = control, plan
-        self.process: str = plan["process"]
-        self.directory = Path(plan["directory"])
         self.incarnation: int = plan["incarnation"]
         self.keeps = plan["restart"] == "on_failure"
-        self.inline_bytes: int = plan["limits"]["inline_bytes"]
-        self.clock = Clock(plan["clock"], plan["speed"])
-        self.context: Context | None = None
         self.poll = Poll()
-        self.runners: list[Runner] = []
-        self.by_name: dict[str, Runner] = {}
-        self.in_links: dict[str, InLink] = {}
-        self.feeds: dict[str, Feed] = {}
-        self.out_links: dict[str, tuple[OutLink, Output]] = {}
-        self.outputs: dict[str, Output] = {}
-        self.locals: dict[str, Local] = {}
-        self._heard: set[str] = set()
+        wiring = self._wiring = Wiring(plan)
+        self.runners, self.feeds, self.locals = wiring.runners, wiring.feeds, wiring.locals
+        self.in_links, self.out_links = wiring.in_links, wiring.out_links
+        self.outputs = wiring.outputs
+        self._connections: Connections
         self._dirty: list[Route] = []  # with something to send
         self._late: list[Route] = []  # whose stream time has advanced, without a packet
         self._tick_at = 0.0
         self._credit_due = math.inf
         self._waiting: list[Runner] = []  # whose handlers gave more than their edges take
-        self._routes: dict[str, Route] = {}
         self._captured = 0
-        self._commit_due = 0.0
-        self._snapshot_half = self._snapshot_bytes = self._commits = 0
-        self._board_at = self._latencies_at = 0.0
-        self._latencies: list[tuple[list[int], Histogram]] = []  # ns, not in the histogram yet
+        self._commit_due = self._board_at = 0.0
         self._uncommitted = False
         self._finished_said = False
         self._closing = False
-        self._started = False
-        self._blocked: dict[str, int] = {}
-        self._blocked_since: dict[str, int] = {}
         self._emitted_by_time = False
         self._handled = 0  # packets that had waited and were given to a node
         self._told_backward = False
         self._inside = (0, 0)  # the node that is busy (1 for the first) and its port; none: 0
-        self._generation: dict[str, int] = {}  # of each edge's connection
-        self._gate: Gate | None = None
-
-    # --- building -----------------------------------------------------------------------------
 
     def build(self) -> None:
-        """Make the nodes and their edges, and take over from a predecessor if there was one."""
-        plan, fds = self.plan, list(self.plan["fds"])
-        board_fd, vault_fd = fds.pop(0), fds.pop(0)
-        self._make_nodes()
-        for index, words in enumerate(plan["outputs"]):
-            self._make_output(words, fds[index])
-        memories = iter(fds[len(plan["outputs"]) :])
-        for words in plan["ins"]:
-            self._make_in_link(words, None if words["far"] else next(memories))
-        for words in plan["locals"]:
-            self._make_local(words)
-        self.layout = Layout(
-            [runner.node.name for runner in self.runners], list(self.in_links),
-            list(self.out_links), list(self.locals), list(self.outputs),
-        )  # fmt: skip
-        histograms = self.layout.histograms
-        self.board = Board(board_fd, self.layout.words, histograms=len(histograms), writable=True)
+        """Make the nodes, their edges, and what a successor needs."""
+        board_fd, vault_fd, *fds = self.plan["fds"]
+        self._wiring.make(fds)
+        self.layout = layout = self._wiring.layout()
+        histograms = len(layout.histograms)
+        self.board = Board(board_fd, layout.words, histograms=histograms, writable=True)
         self._busy = self.board.busy
-        self.vault = Vault(vault_fd, writable=True)
-        ends: list[Feed | Local] = [*self.feeds.values(), *self.locals.values()]
-        for end in ends:
-            taken: list[int] = []
-            end.latency = taken.append  # a tenth of what the histogram itself costs
-            self._latencies.append((taken, self.board.histogram(histograms[end.name])))
-        for fd in fds:
-            os.close(fd)
-        os.close(board_fd)
-        os.close(vault_fd)
-        self._find_reach()
-        self._snapshots = [
+        self._snapshotting = [
             runner for runner in self.runners
             if self.keeps and type(runner.node).is_snapshotting()
         ]  # fmt: skip
+        self._snapshots = Snapshots(
+            Vault(vault_fd, writable=True), self._snapshotting, self.locals.values(), self._running
+        )
+        self._accounts = Accounts(
+            self._wiring, self.board, layout, self._snapshots, self.incarnation
+        )
+        # what the loop asks for every packet lies no further away than it must
+        self._full_since = self._accounts.full_since
+        self._note_blocked = self._accounts.note_blocked
+        for fd in self.plan["fds"]:
+            os.close(fd)
         self._repeats = all(runner.repeats for runner in self.runners)
         self.board.say(Board.INCARNATION, self.incarnation)
-
-    def _make_nodes(self) -> None:
-        known = kinds()
-        for words in self.plan["nodes"]:
-            name, kind = words["name"], words["kind"]
-            try:
-                node = node_class(kind, known)(words["settings"], name=name)
-            except StreamflowError:
-                raise
-            except Exception as error:
-                raise NodeError(name, f"could not be made: {error}", kind=kind) from error
-            node.clock = self.clock
-            runner = Runner(len(self.runners), node, kind, words["inputs"], words["on_error"])
-            if runner.on_error != "stop":
-                node.fault_counts.setdefault(ERRORS, 0)
-            for port, declared in type(node).outputs.items():
-                route = Route(runner, port, declared.payload)
-                runner.routes[port] = self._routes[route.name] = route
-                runner.ways.append(route)
-            if type(node).is_source():
-                runner.source = Source(runner, self.keeps and type(node).is_snapshotting())
-                if self.keeps and not type(node).is_snapshotting():
-                    node.fault_counts.setdefault(BACKWARD, 0)
-            self.runners.append(runner)
-            self.by_name[name] = runner
-
-    def _make_output(self, words: Message, fd: int) -> None:
-        segment = Segment(fd, words["slots"], words["slot_size"], writable=True)
-        links = []
-        for link_words in words["links"]:
-            link = OutLink(
-                link_words["policy"], link_words["capacity"], link_words["window"],
-                link_words["far"],
-            )  # fmt: skip
-            links.append(link)
-            self._blocked[link_words["edge"]] = 0
-        output = Output(segment, links, self.inline_bytes, recoverable=self.keeps)
-        for link_words, link in zip(words["links"], links, strict=True):
-            self.out_links[link_words["edge"]] = (link, output)
-        self.outputs[words["name"]] = output
-        route = self._routes[words["name"]]
-        route.output, route.links = output, links
-
-    def _make_in_link(self, words: Message, fd: int | None) -> None:
-        segment = None
-        if fd is not None:
-            segment = Segment(fd, words["slots"], words["slot_size"], writable=False)
-        runner = self.by_name[words["node"]]
-        payload = type(runner.node).inputs[words["port"]].payload
-        node_type = type(runner.node)
-        heeds = bool(node_type.outputs) or len(runner.ports) > 1 or runner.advances
-        link = InLink(
-            payload, words["window"], segment, heeds_time=heeds, lossless=words["lossless"]
-        )
-        self.in_links[words["edge"]] = link
-        port = runner.ports.index(words["port"])
-        self.feeds[words["edge"]] = Feed(words["edge"], link, runner, port)
-
-    def _make_local(self, words: Message) -> None:
-        target = self.by_name[words["node"]]
-        route, port = self._routes[words["output"]], target.ports.index(words["input"])
-        local = Local(words["edge"], route, target, port, words["capacity"])
-        route.locals.append(local)
-        self.locals[words["edge"]] = local
-
-    def _find_reach(self) -> None:
-        """For each node, the outputs and inner edges that may fill while it handles a packet."""
-        for runner in self.runners:
-            for route in runner.routes.values():
-                for local in route.locals:
-                    local.target.repeats &= runner.repeats
-        for runner in reversed(self.runners):  # in topological order, so targets come first
-            reach: dict[int, Output | Local] = {}
-            for route in runner.routes.values():
-                if route.output is not None:
-                    reach[id(route.output)] = route.output
-                    if not route.locals and runner.source is None:
-                        # a loan lies in the edge's memory; a source fills it in another thread,
-                        # and a consumer in this process would look at memory that is reused
-                        runner.node.__dict__[route.port].lender = route.output.loan
-                for local in route.locals:
-                    runner.below |= {local.target.index} | local.target.below
-                    reach.update({id(output): output for output in local.target.reach})
-                    if len(local.target.ports) > 1:
-                        reach[id(local)] = local
-            runner.reach = list(reach.values())
 
     def open(self) -> None:
         """Open every node, then take back what a predecessor had committed."""
@@ -234,95 +110,21 @@ class Worker:
 
     def _recover(self) -> None:
         self.board.recover()
-        words, layout = self.board.live.tolist(), self.layout
-        process = layout.read(words, "process", "process")
-        self._snapshot_half, self._snapshot_bytes = (
-            process["snapshot_half"], process["snapshot_bytes"],
-        )  # fmt: skip
-        self._commits, self._captured = process["commits"], process["captured"]
-        state: dict[str, Any] = {}
-        waiting: dict[str, list[bytes]] = {}
-        if self._snapshot_bytes:
-            kept = decode_state(self.vault.read(self._snapshot_half, self._snapshot_bytes))
-            state, waiting = kept["nodes"], kept["waiting"]
-        for runner in self.runners:
-            counts = layout.read(words, "node", runner.node.name)
-            for name in ("packets_in", "packets_out", "items_in", "items_out", "state_lost"):
-                setattr(runner, name, counts[name])
-            runner.finished = bool(counts["finished"])
-            runner.time = counts["time"] if self._commits else NEVER
-            names = list(runner.node.fault_counts)
-            runner.node.fault_counts.update(layout.read_faults(words, runner.node.name, names))
-            if runner.node.name in state:
-                with self._running(runner, "restore"):
-                    runner.node.restore(state[runner.node.name])
-                if runner.source is not None:
-                    runner.source.state = state[runner.node.name]
-            elif not (type(runner.node).stateless or type(runner.node).is_snapshotting()):
-                runner.state_lost += bool(runner.packets_in or runner.packets_out)
-        for name, feed in self.feeds.items():
-            self._recover_in(layout.read(words, "in", name), feed)
-        for name, output in self.outputs.items():
-            self._recover_output(words, name, output)
-        for name, local in self.locals.items():
-            self._recover_local(layout.read(words, "local", name), local, waiting.get(name, []))
+        found = Recovery(self._wiring, self.layout, self.board.live.tolist())
+        self._captured = found.recover(self._snapshots, self._accounts, self._running)
         for runner in self.runners:
             if runner.finished:
                 for route in runner.ways:
                     self._mark(route)
 
-    def _recover_local(self, counts: dict[str, int], local: Local, waiting: list[bytes]) -> None:
-        local.produced, local.produced_items = counts["produced"], counts["produced_items"]
-        local.handled, local.handled_items = counts["handled"], counts["handled_items"]
-        local.bytes, local.waiting_max = counts["bytes"], counts["waiting_max"]
-        target = local.target
-        payload = type(target.node).inputs[target.ports[local.port]].payload
-        for frame in waiting:
-            packet = decode(frame, payload)
-            target.order.push(local.port, packet.start, (local, packet))
-        if self._commits:
-            local.watermark, local.ended = counts["watermark"], bool(counts["ended"])
-            local.route.watermark = max(local.route.watermark, local.watermark)
-            target.order.advance(local.port, ENDED if local.ended else local.watermark)
-
-    def _recover_in(self, counts: dict[str, int], feed: Feed) -> None:
-        link, order = feed.link, feed.runner.order
-        receiver = link.receiver
-        receiver.handled, receiver.duplicates = counts["handled"], counts["duplicates"]
-        receiver.received = receiver.handled + receiver.duplicates
-        receiver.handled_items = counts["handled_items"]
-        receiver.handled_through = receiver.received_through = counts["handled_through"]
-        receiver.ended = bool(counts["ended"])
-        link.bytes = counts["bytes"]
-        if self._commits:
-            receiver.watermark = counts["watermark"]
-            order.advance(feed.port, ENDED if receiver.ended else receiver.watermark)
-
-    def _recover_output(self, words: list[int], name: str, output: Output) -> None:
-        counts = self.layout.read(words, "output", name)
-        dropped = []
-        for words_of in self.plan["outputs"]:
-            if words_of["name"] == name:
-                for link_words in words_of["links"]:
-                    out = self.layout.read(words, "out", link_words["edge"])
-                    dropped.append((out["dropped"], out["dropped_items"]))
-                    link = self.out_links[link_words["edge"]][0]
-                    link.bytes, link.sender.waiting_max = out["bytes"], out["waiting_max"]
-                    link.sent_bytes, link.sent_plain = out["sent_bytes"], out["sent_plain"]
-                    self._blocked[link_words["edge"]] = out["blocked_ns"]
-                    if self._commits:
-                        link.watermark = self._routes[name].watermark = out["watermark"]
-        made = counts["sequence"], counts["items"]
-        if not self._routes[name].runner.repeats:
-            # what comes next is not what a consumer has seen under the numbers that follow
-            made = max(made, output.segment.published)
-        output.recover(*made, dropped)
-
     # --- the loop -----------------------------------------------------------------------------
 
     def run(self) -> None:
         """Serve until the supervisor says that everything is done."""
-        self.context = Context()
+        self._connections = Connections(
+            self.control, self.poll, self._wiring, arrived=self._arrived,
+            last_arrived=self._arrived_last, closed=self._unfinished,
+        )  # fmt: skip
         self.poll.add(self.control.fileno(), (self._obey, None))
         for runner in self.runners:
             if runner.source is not None:
@@ -402,17 +204,17 @@ class Worker:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(source.wake)
 
-    def _heard_from(self, name: str) -> None:
-        """The consumer of an edge says something: credits, or that it is there."""
-        link, output = self.out_links[name]
-        link.receive(output)
-        if link.sender.connected and name not in self._heard:
-            self._heard.add(name)
-            self.control.send("linked", edge=name, generation=self._generation[name])
-
     def _arrived(self, feed: Feed) -> None:
         """Take in what an edge brings; a node with one input is given it at once."""
         self._take_in(feed, BATCH if feed.runner.alone and not self._waiting else 0)
+
+    def _arrived_last(self, feed: Feed) -> None:
+        """Take in all that an edge has brought, before its connection is closed."""
+        self._take_in(feed, 0)
+
+    def _unfinished(self) -> None:
+        """An edge's connection was closed: if all is finished that is to be said again."""
+        self._finished_said = False
 
     def _take_in(self, feed: Feed, at_once: int) -> None:
         """Take in what has arrived: all of it, or, where packets are handled at once, so many."""
@@ -433,15 +235,15 @@ class Worker:
                     if not at_once:
                         break  # others have waited; what is left is seen again
         except Gap:
-            self._break(feed.name)
+            self._connections.say_broken(feed.name)
         if link.receiver.ended:
             order.end(port)
 
     def _work(self) -> bool:
         """Hand over what is ready; whether more is ready now."""
         more = blocked = False
-        if self._blocked_since:
-            self._note_freed()
+        if self._full_since:
+            self._accounts.note_freed()
         handled = self._handled
         for runner in self.runners:
             if runner.finished:
@@ -542,23 +344,6 @@ class Worker:
                     self._tell(local, route.watermark)
         return told
 
-    def _note_blocked(self) -> None:
-        """Note since when each lossless edge is full."""
-        since = self._blocked_since
-        for name, (link, _output) in self.out_links.items():
-            if name not in since and not link.sender.room():
-                since[name] = time.monotonic_ns()
-
-    def _note_freed(self, *, so_far: bool = False) -> None:
-        """Add up how long edges were full that are no longer; `so_far`, also of those that are."""
-        for name in list(self._blocked_since):
-            is_full = not self.out_links[name][0].sender.room()
-            if so_far or not is_full:
-                now = time.monotonic_ns()
-                self._blocked[name] += now - self._blocked_since.pop(name)
-                if is_full:
-                    self._blocked_since[name] = now
-
     # --- handing over -------------------------------------------------------------------------
 
     def _handle(self, runner: Runner, port: int, item: Any) -> None:
@@ -603,7 +388,8 @@ class Worker:
             if isinstance(error, NodeError) and error.span and error.node != runner.node.name:
                 raise  # of a node behind this one
             if runner.on_error != "stop":
-                self._skip(runner, port, kept, error)
+                plan = self.plan
+                leave_out(runner, port, kept, error, plan["graph"], plan["limits"]["dead_letters"])
             elif isinstance(error, NodeError) and error.span:
                 raise
             else:
@@ -612,38 +398,6 @@ class Worker:
         self._inside = outer
         if outer[0]:  # else the next packet says so, or the loop when it turns
             self._busy(outer[0], outer[1], time.monotonic_ns())
-
-    def _skip(
-        self, runner: Runner, port: int, packet: Packet[Any] | None, error: Exception
-    ) -> None:
-        """Go on after a handler raised: count it, and keep the packet if that is asked for.
-
-        What the handler had emitted before stays; what it had changed in the node, too.
-        """
-        node, input_ = runner.node, runner.ports[port]
-        node.fault_counts[ERRORS] += 1
-        times = node.fault_counts[ERRORS]
-        where = "counted"
-        if packet is not None:
-            if times > self.plan["limits"]["dead_letters"]:
-                raise NodeError(
-                    node.name, f"{times} dead letters (limits: dead_letters)", kind=runner.kind,
-                    span=f"on_{input_}",
-                ) from error  # fmt: skip
-            try:
-                path = keep(
-                    self.plan["graph"], node.name, runner.kind, input_, runner.packets_in, packet,
-                    _say(error), "".join(traceback.format_exception(error)),
-                )  # fmt: skip
-            except OSError as why:
-                what = f"cannot keep a dead letter: {why}; make room, or use skip_and_count"
-                raise self._node_error(runner, f"on_{input_}", NodeError(node.name, what)) from why
-            where = f"kept in {path}"
-        if times in (1, 10, 100) or times % 1000 == 0:
-            node.log.warning(
-                "node %r (%s): on_%s: %s; the packet is left out and %s (error number %d)",
-                node.name, runner.kind, input_, _say(error), where, times,
-            )  # fmt: skip
 
     def _enter(self, index: int, port: int) -> tuple[int, int]:
         """Say on the board what is busy; returns what was, where one node runs inside another."""
@@ -811,7 +565,7 @@ class Worker:
                 raise Stopped
         self._waiting.pop()
         self._captured = captured
-        self._note_freed()
+        self._accounts.note_freed()
         self._leave(self._inside)
 
     def _work_others(self) -> bool:
@@ -858,7 +612,7 @@ class Worker:
         by_time, self._emitted_by_time = self._emitted_by_time, False
         if by_time or not self._repeats:
             return True
-        if self._snapshots or any(local.waiting for local in self.locals.values()):
+        if self._snapshotting or any(local.waiting for local in self.locals.values()):
             return self._window_is_full()
         return True  # nothing to save but the counters
 
@@ -900,35 +654,14 @@ class Worker:
     def _commit(self) -> None:
         """Make counters, snapshot and everything staged one whole; then credits may go back."""
         began = time.monotonic()
-        nodes = dict(self._node_states())
-        waiting = {
-            name: [encode(packet) for _, packet in local.target.order.queued(local.port)]
-            for name, local in self.locals.items() if local.waiting
-        }  # fmt: skip
-        self._snapshot_bytes = 0
-        if nodes or waiting:
-            data = encode_state({"nodes": nodes, "waiting": waiting})
-            self.vault.write(1 - self._snapshot_half, data)
-            self._snapshot_half = 1 - self._snapshot_half
-            self._snapshot_bytes = len(data)
-        self._commits += 1
-        self._write_board()
+        self._snapshots.take()
+        self._board_at = self._accounts.write(self._captured)
         self._uncommitted = False
         for link in self.in_links.values():
             link.commit()
             link.credit(all_of_them=False)
         now = time.monotonic()
         self._commit_due = now + SNAPSHOT_SHARE * (now - began)
-
-    def _node_states(self) -> Iterator[tuple[str, msgspec.Raw]]:
-        for runner in self._snapshots:
-            with self._running(runner, "snapshot"):
-                if runner.source is None:
-                    state: Any = runner.node.snapshot()
-                else:
-                    state = runner.source.state
-                if state is not None:
-                    yield runner.node.name, msgspec.Raw(encode_state(state))
 
     def _refresh(self, *, between: bool) -> None:
         """Bring the counters on the board up to date, where no commit does.
@@ -940,62 +673,7 @@ class Worker:
             link.recovering for link, _output in self.out_links.values()
         )
         if not self.keeps or (between and settled):
-            self._write_board()
-
-    def _write_board(self) -> None:
-        write, offsets = self.board.write, self.layout.offsets
-        now = time.monotonic()
-        self._board_at = now + REFRESH_S
-        if now >= self._latencies_at:
-            self._latencies_at = now + REFRESH_S
-            self._enter_latencies()
-        if self._blocked_since:
-            self._note_freed(so_far=True)
-        write(
-            0, self._snapshot_half, self._snapshot_bytes, self._commits, self.incarnation,
-            self._captured,
-        )  # fmt: skip
-        for runner in self.runners:
-            at = offsets["node", runner.node.name]
-            write(
-                at, runner.packets_in, runner.packets_out, runner.items_in, runner.items_out,
-                runner.state_lost, runner.time, runner.finished,
-                -1 if runner.node.progress is None else int(1000 * runner.node.progress),
-            )  # fmt: skip
-            if runner.node.fault_counts:
-                write(at + len(NODE), *list(runner.node.fault_counts.values())[:FAULTS])
-        for name, link in self.in_links.items():
-            r = link.receiver
-            write(
-                offsets["in", name], r.received, r.handled, r.duplicates, r.handled_items,
-                r.received_through,
-                r.handled_through, r.watermark, r.ended and r.handled_through == r.received_through,
-                link.bytes,
-            )  # fmt: skip
-        for name, (out, _output) in self.out_links.items():
-            s = out.sender
-            write(
-                offsets["out", name], s.produced, s.produced_items, s.acknowledged,
-                s.acknowledged_items, s.dropped,
-                s.dropped_items, s.lost, s.lost_items, s.in_flight,
-                len(s.waiting), s.waiting_max, self._blocked[name], out.bytes, out.watermark,
-                out.sent_bytes, out.sent_plain,
-            )  # fmt: skip
-        for name, local in self.locals.items():
-            write(
-                offsets["local", name], local.produced, local.produced_items, local.handled,
-                local.handled_items,
-                local.bytes, local.watermark, local.ended, local.waiting_max,
-            )  # fmt: skip
-        for name, output in self.outputs.items():
-            write(offsets["output", name], output.sequence, output.items)
-        self.board.commit()
-
-    def _enter_latencies(self) -> None:
-        for taken, histogram in self._latencies:
-            if taken:
-                histogram.extend(taken)
-                taken.clear()
+            self._board_at = self._accounts.write(self._captured)
 
     # --- the supervisor -----------------------------------------------------------------------
 
@@ -1003,11 +681,11 @@ class Worker:
         for message in self.control.receive():
             operation = message["op"]
             if operation == "link":
-                self._link(message)
+                self._connections.link(message)
             elif operation == "ahead":
                 self.in_links[message["edge"]].ahead = message["ahead"]
             elif operation == "unlink":
-                self._unlink(message["edge"])
+                self._connections.unlink(message["edge"])
             elif operation == "start":
                 self._start()
             elif operation == "drain":
@@ -1020,7 +698,6 @@ class Worker:
             os._exit(1)  # the supervisor is gone, and so is the run
 
     def _start(self) -> None:
-        self._started = True
         for runner in self.runners:
             source = runner.source
             if source is not None and not runner.finished:
@@ -1028,91 +705,14 @@ class Worker:
                 sys.setswitchinterval(0.0005)
                 source.start()
 
-    def _link(self, message: Message) -> None:
-        edge = message["edge"]
-        self._generation[edge] = message["generation"]
-        assert self.context is not None
-        if edge in self.out_links:
-            channel = self._listen(message)
-            self.out_links[edge][0].attach(channel)
-            self.poll.add(channel, (self._heard_from, edge))
-        else:
-            channel = self._join(message)
-            self.in_links[edge].attach(channel)
-            self.poll.add(channel, (self._arrived, self.feeds[edge]))
-
-    def _listen(self, message: Message) -> Channel:
-        assert self.context is not None
-        if "path" in message:
-            channel = self.context.channel()
-            channel.bind(Path(message["path"]))
-            return channel
-        security, domain = _security(message), f"{message['edge']} {message['generation']}"
-        if security.mine is not None:
-            if self._gate is None:
-                self._gate = Gate(self.context.raw)
-            self._gate.allow(domain, [security.peer])
-        listener = Listener(
-            self.context.raw, message["where"], message["maximum"], security, domain
-        )
-        self.control.send(
-            "listening", edge=message["edge"], generation=message["generation"],
-            address=listener.address,
-        )  # fmt: skip
-        return listener
-
-    def _join(self, message: Message) -> Channel:
-        assert self.context is not None
-        if "path" in message:
-            channel = self.context.channel()
-            channel.connect(Path(message["path"]))
-            return channel
-        self.in_links[message["edge"]].ahead = message["ahead"]
-        joiner = Joiner(
-            self.context.raw, message["address"], message["maximum"], _security(message)
-        )
-        self.poll.add(joiner.monitor, (self._say_lost, message["edge"]))
-        return joiner
-
-    def _say_lost(self, edge: str) -> None:
-        channel = self.in_links[edge].channel
-        if isinstance(channel, Joiner) and channel.is_lost():
-            self._break(edge)
-
-    def _break(self, edge: str) -> None:
-        """The connection of an edge is not what it was: the supervisor makes a new one."""
-        self.control.send("broken", edge=edge, generation=self._generation[edge])
-        self._unlink(edge)
-
-    def _unlink(self, edge: str) -> None:
-        self._heard.discard(edge)
-        link = self.out_links[edge][0] if edge in self.out_links else self.in_links[edge]
-        if link.channel is not None:
-            if edge in self.in_links and not isinstance(link.channel, Joiner):
-                self._take_in(self.feeds[edge], 0)  # what had arrived is ours already
-            self.poll.remove(link.channel)
-            if isinstance(link.channel, Joiner):
-                self.poll.remove(link.channel.monitor)
-            self._tell_refused(edge)
-        link.detach()
-        self._finished_said = False
-
-    def _tell_refused(self, edge: str) -> None:
-        """Say how many messages of strangers an edge to another host was sent."""
-        if edge in self.out_links:
-            channel = self.out_links[edge][0].channel
-            if isinstance(channel, Listener) and channel.refused:
-                self.control.send("refused", edge=edge, count=channel.refused)
-                channel.refused = 0
-
     def _say_finished(self) -> None:
         """Tell the supervisor, once, when every node here has ended and every edge has closed."""
         done = all(runner.finished for runner in self.runners) and all(
             output.closed for output in self.outputs.values()
         )
         if done and not self._finished_said and not self._uncommitted:
-            self._enter_latencies()
-            self._write_board()
+            self._accounts.enter_latencies()
+            self._board_at = self._accounts.write(self._captured)
             self.control.send("finished")
         elif self._finished_said and not done:
             self.control.send("unfinished")
@@ -1122,8 +722,7 @@ class Worker:
 
     def _close(self) -> None:
         """Everything is done: results, then close the nodes, then say goodbye."""
-        for edge in self.out_links:
-            self._tell_refused(edge)
+        self._connections.say_refused()
         results: dict[str, Any] = {}
         for runner in self.runners:
             with self._running(runner, "results"):
@@ -1133,13 +732,19 @@ class Worker:
         for runner in self.runners:
             with self._running(runner, "close"):
                 runner.node.close()
-        self._enter_latencies()
+        self._accounts.enter_latencies()
         self._refresh(between=False)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         self.control.send(
             "closed", results=results, cpu_s=usage.ru_utime + usage.ru_stime,
             rss_peak_mib=usage.ru_maxrss / 1024,
         )  # fmt: skip
+
+    def show_last(self) -> None:
+        """The run has failed: bring the board up to date once more, if there is one yet."""
+        if hasattr(self, "_accounts"):
+            with contextlib.suppress(Exception):
+                self._refresh(between=False)
 
     def abandon(self) -> None:
         """The run has failed: let every node release what it holds."""
@@ -1161,7 +766,7 @@ class Worker:
     def _node_error(
         self, runner: Runner, verb: str, error: BaseException, span: tuple[int, int] | None = None
     ) -> NodeError:
-        what = str(error) if isinstance(error, StreamflowError) else _say(error)
+        what = str(error) if isinstance(error, StreamflowError) else cause(error)
         if isinstance(error, NodeError):
             what = error.what
         where = f"{verb}" if span is None else f"{verb}, packet [{span[0]}, {span[1]}) us"
@@ -1175,112 +780,3 @@ class Stopped(BaseException):
 def _verb(verb: str) -> int:
     """What the board's PORT says of a verb that is not a handler."""
     return -1 - VERBS.index(verb)
-
-
-def _security(message: Message) -> Security:
-    """What a link message says of how its two ends know each other."""
-    mine = message["keys"]
-    return Security(message["token"], Keys(*mine) if mine else None, message["peer"])
-
-
-def _say(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-class _Forward(logging.Handler):
-    """Log records go to the supervisor, which says them once, in one place."""
-
-    def __init__(self, control: Control, process: str) -> None:
-        super().__init__()
-        self._control, self._process = control, process
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        self._control.send(
-            "log", level=record.levelno, logger=record.name, text=text, process=self._process
-        )
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies. Only from a main thread."""
-    _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)  # it died before the call
-
-
-def _prctl(option: int, value: int | bytes) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value)
-
-
-def _keep_memory() -> None:
-    """Have the C library keep freed memory: a frame for each packet would else be mapped from the
-    kernel, page by page, and given back every time. Other C libraries than glibc have no such call.
-    """  # fmt: skip
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
-        mallopt(_M_TRIM_THRESHOLD, 64 << 20)
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-
-def main(path: str, process: str, incarnation: int, parent: int) -> int:
-    """Run one process of a graph; returns its exit code."""
-    die_with_parent(parent)
-    _prctl(15, process.encode()[:15])  # PR_SET_NAME: what ps and top call it
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the supervisor decides how the run ends
-    _keep_memory()
-    control = Control.connect(path)
-    control.send(
-        "hello", process=process, pid=os.getpid(), incarnation=incarnation, protocol=PROTOCOL,
-        version=__version__, python=platform.python_version(),
-    )  # fmt: skip
-    handler = _Forward(control, process)
-    logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(message)s", force=True)
-    worker: Worker | None = None
-    try:
-        plan = _await_plan(control)
-        worker = Worker(control, plan)
-        worker.build()
-        worker.open()
-        worker.run()
-    except Exception as error:
-        _tell_failure(control, worker, process, error)
-        if worker is not None:
-            worker.abandon()
-        return 1
-    except Stopped:
-        if worker is not None:
-            worker.abandon()
-        return 1
-    return 0
-
-
-def _await_plan(control: Control) -> Message:
-    while control.open:
-        control.socket.settimeout(None)
-        poll = Poll()
-        poll.add(control.fileno(), "control")
-        poll.wait(None)
-        for message in control.receive():
-            if message["op"] == "plan":
-                return message
-    os._exit(1)
-
-
-def _tell_failure(
-    control: Control, worker: Worker | None, process: str, error: BaseException
-) -> None:
-    node = error.node if isinstance(error, NodeError) else ""
-    text = "".join(traceback.format_exception(error))
-    if worker is not None and hasattr(worker, "board"):
-        with contextlib.suppress(Exception):
-            worker._refresh(between=False)
-    what = str(error) if isinstance(error, StreamflowError) else _say(error)
-    control.send("failed", node=node, error=what, traceback=text)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

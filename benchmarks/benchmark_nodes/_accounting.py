@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from streamflow import worker
+from streamflow.accounts import REFRESH_S, Accounts
 from streamflow.edge import Receiver, Sender
 from streamflow.transport import InLink, OutLink, Output
 from streamflow.worker import Worker
@@ -131,8 +131,8 @@ class Accounting:
         self._with = {(owner, name): getattr(owner, name) for owner, name in METHODS}
         self._without = {(owner, name): stripped(owner, name) for owner, name in METHODS}
         if not commits:
-            key = (Worker, "_write_board")
-            self._with[key], self._without[key] = Worker._write_board, _keep_time
+            key = (Accounts, "write")
+            self._with[key], self._without[key] = Accounts.write, _keep_time
         self._edges = [found for found in gc.get_objects() if isinstance(found, OutLink | InLink)]
 
     def count(self, on: bool) -> None:
@@ -146,6 +146,6 @@ class Accounting:
         return all(edge.sender.settled for edge in self._edges if isinstance(edge, OutLink))
 
 
-def _keep_time(self: Worker) -> None:
+def _keep_time(_accounts: Accounts, _captured: int) -> float:
     """The board as it is: the loop only must not ask at once again."""
-    self._board_at = time.monotonic() + worker.REFRESH_S
+    return time.monotonic() + REFRESH_S
