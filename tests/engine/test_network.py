@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import zmq
 import zmq.auth
+from zmq.utils.monitor import parse_monitor_message
 
 from streamflow.errors import PacketError, TransportError
 from streamflow.network import (
@@ -59,9 +60,9 @@ def context() -> Iterator[zmq.Context]:
     made.destroy(linger=0)
 
 
-def talk(server: HostServer, client: HostClient, seconds: float = 1.0) -> bool:
-    """Whether a message of this very client gets through within `seconds`."""
-    end, word = time.monotonic() + seconds, os.urandom(8).hex()
+def talk(server: HostServer, client: HostClient) -> bool:
+    """Whether a message of this very client gets through."""
+    end, word = time.monotonic() + LIMIT, os.urandom(8).hex()
     while time.monotonic() < end:
         client.restart()
         client.send("join", run=word)
@@ -72,32 +73,44 @@ def talk(server: HostServer, client: HostClient, seconds: float = 1.0) -> bool:
     return False
 
 
+def is_refused(server: HostServer, client: HostClient, words: str) -> bool:
+    """Whether the client is told so, and nothing that it sends meanwhile gets through."""
+    end, word = time.monotonic() + LIMIT, os.urandom(8).hex()
+    while words not in client.trouble and time.monotonic() < end:
+        client.restart()
+        client.send("join", run=word)
+        client.receive()
+        time.sleep(0.01)
+    got_in = any(message["run"] == word for _caller, message in server.receive())
+    return words in client.trouble and not got_in
+
+
 # --- the host's door ------------------------------------------------------------------------------
 
 
 def test_only_the_allowed_key_reaches_a_host() -> None:
     host, mine, stranger = new_keys(), new_keys(), new_keys()
     server = HostServer("127.0.0.1:*", host, [mine.public])
-    cases = {
-        "good": (mine, host.public, True),
-        "unknown": (stranger, host.public, False),
-        "plain": (None, b"", False),
-        "wrong server": (mine, new_keys().public, False),
+    good = HostClient(server.address, mine, host.public, b"sgood")
+    strangers = {
+        "unknown": (stranger, host.public, "it does not allow our key"),
+        "plain": (None, b"", "only one of the two ends uses keys"),
+        "wrong server": (mine, new_keys().public, "its key is not the one that the graph names"),
     }
-    for name, (keys, public, expected) in cases.items():
+
+    assert talk(server, good)
+    for name, (keys, public, words) in strangers.items():
         client = HostClient(server.address, keys, public, b"s" + name.encode())
-        assert talk(server, client, LIMIT if expected else 1.0) is expected, name
-        if name == "unknown":
-            assert client.trouble == "it does not allow our key"
+        assert is_refused(server, client, words), name
         client.close()
+    good.close()
     server.close()
 
 
 def test_a_client_with_keys_finds_a_host_without_and_is_told() -> None:
     server = HostServer("127.0.0.1:*", None, [])
     client = HostClient(server.address, new_keys(), new_keys().public, b"s1")
-    assert not talk(server, client)
-    assert "only one of the two ends uses keys" in client.trouble
+    assert is_refused(server, client, "only one of the two ends uses keys")
     client.close()
     server.close()
 
@@ -122,7 +135,7 @@ def test_junk_from_the_network_is_refused_and_good_peers_are_served(keys: Keys |
     for byte in GREETING[:6]:
         loris.sendall(bytes([byte]))
         assert server.receive() == []
-    assert talk(server, client, LIMIT)
+    assert talk(server, client)
     for connection in [*silent, loris]:
         connection.close()
     client.close()
@@ -138,7 +151,7 @@ def test_a_message_of_ten_thousand_parts_is_counted_and_thrown_away(context: zmq
     wait_for(lambda: server.receive() == [] and server.refused)
     hostile.close()
     client = HostClient(server.address, None, b"", b"s1")
-    assert talk(server, client, LIMIT)
+    assert talk(server, client)
     client.close()
     server.close()
 
@@ -210,6 +223,38 @@ def test_only_the_peer_with_the_token_is_heard_and_answered(
         channel.close()
     if gate is not None:
         gate.stop()
+
+
+def test_the_key_of_one_edge_opens_no_other(context: zmq.Context) -> None:
+    ours, one, other = new_keys(), new_keys(), new_keys()
+    gate, token = Gate(context), b"e" + os.urandom(15)
+    gate.allow("edge 1", [one.public])
+    gate.allow("edge 2", [other.public])
+    listener = Listener(
+        context, "127.0.0.1", 1 << 20, Security(token, ours, other.public), "edge 2"
+    )
+    stranger = context.socket(zmq.DEALER)  # whoever has the token, and a key of the same run
+    stranger.linger = 0
+    stranger.routing_id = token
+    stranger.curve_serverkey = ours.public
+    stranger.curve_publickey, stranger.curve_secretkey = one
+    refusal = stranger.get_monitor_socket(
+        zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    )
+    stranger.connect(f"tcp://{listener.address}")
+    stranger.send(b"hello")
+
+    assert refusal.poll(1000 * LIMIT)
+    event = parse_monitor_message(refusal.recv_multipart())["event"]
+    joiner = Joiner(context, listener.address, 1 << 20, Security(token, other, ours.public))
+    joiner.send(b"hello from the peer")
+
+    assert event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    assert wait_for(listener.receive) == b"hello from the peer"
+    stranger.disable_monitor()
+    for channel in (refusal, stranger, joiner, listener):
+        channel.close()
+    gate.stop()
 
 
 def test_a_frame_over_the_edges_maximum_ends_the_connection(context: zmq.Context) -> None:

@@ -5,6 +5,7 @@ Networks are made of eighths (see `graphs`), so that nothing rounds and equal me
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import nir
@@ -178,6 +179,36 @@ def test_what_a_subtraction_leaves_above_the_threshold_fires_on_in_silence() -> 
     fired = steps(backend, x)["output"]
 
     assert [np.flatnonzero(step).tolist() for step in fired] == [[77], [77, 199], [77, 199], [], []]
+
+
+@pytest.mark.parametrize("size", [70, 5000], ids=["few words", "words with a summary"])
+@pytest.mark.parametrize("precision", ["single", "double"])
+def test_neither_the_order_of_cells_nor_cells_that_are_no_inputs_change_a_bit(
+    precision: Any, size: int
+) -> None:
+    rng = np.random.default_rng(5)
+    weight = (rng.choice([-1, 1], (3, size)) * rng.uniform(0.1, 4, (3, size))).astype(np.float32)
+    graph = graphs.chain((size,), nir.Linear(weight), nir.I(np.ones(3)))
+    wiring = wire(graph)
+    program = compile_network(wiring, Rules(dt=1.0), precision=precision)
+    (name,) = wiring.neurons
+    once = rng.choice(size, 40, replace=False)
+    cases = (once, np.concatenate([once, once[:25], once[:10], once[:10]]))
+    strangers = ([], [-1], [size], [-(1 << 62), -1, size, 1 << 62])
+
+    for cells, extra in itertools.product(cases, strangers):
+        counts = np.bincount(cells, minlength=size)
+        given = np.concatenate([cells, np.array(extra, np.int64)])
+        found = []
+        for number in range(4):
+            order = np.sort(given) if number == 0 else rng.permutation(given)
+            state = State(program)
+            _, outside = state.step(order)
+            found.append(state.potential(name))
+            assert outside == len(extra)
+            np.testing.assert_allclose(found[-1], weight.astype(float) @ counts, rtol=1e-4)
+
+        assert len({potential.tobytes() for potential in found}) == 1
 
 
 def test_arrays_of_another_type_order_or_length_are_refused() -> None:
