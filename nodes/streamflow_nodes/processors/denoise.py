@@ -239,8 +239,9 @@ class Denoise(Node[DenoiseSettings]):
     def _mix(self, first: int, count: int) -> NDArray[np.float32] | np.float32:
         """How much of each sample is the cleaned one, (count, 1), or one number for all."""
         length = max(1, round(FADE_S * self._stream.rate))
-        if not self._switches and first - self._fade[0] + 1 >= length:
-            return np.float32(self._faded(first, length)) * np.float32(self._most)
+        begin, old, new = self._fade
+        if not self._switches and first - begin + 1 >= length:
+            return np.float32(old + (new - old)) * np.float32(self._most)
         out = np.empty(count, np.float32)
         at = 0
         while at < count:
