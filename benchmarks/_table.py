@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streamflow.supervisor import versions
+from streamflow.report import versions
 
 
 def print_machine() -> None:

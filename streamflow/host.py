@@ -25,10 +25,10 @@ from typing import Any
 from . import __version__
 from .control import PROTOCOL, Control, Message, peer_is_me
 from .errors import TransportError
+from .launch import ForkServer
 from .memory import create, read_only
 from .network import HostServer, Keys
 from .remote import AWAY_S
-from .supervisor import ForkServer
 from .transport import RunDirectory, endpoint_path
 
 log = logging.getLogger("streamflow")

@@ -26,7 +26,9 @@ from .errors import StreamflowError
 from .graph import Graph
 from .metrics import balance
 from .procfs import Holding, holding, identity, is_alive, send_signal
-from .supervisor import Process, Supervisor, versions
+from .report import versions
+from .supervised import Process
+from .supervisor import Supervisor
 
 Kind = Literal["kill", "kill_two", "stop", "kill_in_start", "kill_in_drain"]
 KINDS: tuple[Kind, ...] = ("kill", "kill_two", "stop", "kill_in_start", "kill_in_drain")

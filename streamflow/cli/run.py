@@ -47,7 +47,9 @@ def command(
     Exit code 0: done, or drained after SIGTERM. 1: a node or a process failed. 2: the graph is
     wrong. 130: interrupted. A first Ctrl-C drains, a second one stops at once.
     """
-    from ..supervisor import ForkServer, Supervisor, write_report
+    from ..launch import ForkServer
+    from ..report import write_report
+    from ..supervisor import Supervisor
 
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("streamflow").setLevel(logging.ERROR if quiet else logging.INFO)
@@ -181,8 +183,8 @@ class _Rates:
     def look(self, supervisor: Supervisor) -> _Rates:
         """Read the counters once more."""
         now = time.monotonic()
-        self.nodes = supervisor.node_report()
-        self.edges = supervisor.edge_report()
+        self.nodes = supervisor.counts.nodes()
+        self.edges = supervisor.counts.edges()
         self.elapsed = now - supervisor.began
         for name, counts in self.nodes.items():
             items = max(counts["items_in"], counts["items_out"])
@@ -229,7 +231,7 @@ def live_table(supervisor: Supervisor, rates: _Rates) -> RenderableType:
             title, justify="left" if title in ("edge", "transport", "when full") else "right"
         )
     for name, edge in rates.edges.items():
-        latency = supervisor.edge_latency(name)
+        latency = supervisor.counts.latency(name)
         edges.add_row(
             name, edge["transport"], edge["policy"], str(edge["waiting"]), _number(edge["dropped"]),
             f"{edge['blocked_s']:.1f}", f"{latency['p50'] / 1e3:.2f}",

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from streamflow.compilation import load_compiled
-from streamflow.supervisor import ForkServer
+from streamflow.launch import ForkServer
 
 KERNEL = """
 from numba import njit

@@ -13,7 +13,7 @@ import pytest
 from runs import Run
 
 from streamflow.errors import TransportError
-from streamflow.supervisor import cache_directory
+from streamflow.launch import cache_directory
 from streamflow.transport import runtime_directory
 
 NOBODY = 65534
