@@ -238,6 +238,28 @@ def test_exported_file_computes_what_the_network_and_the_shipped_node_compute(tm
     assert np.abs(cleaner(model)(noisy.numpy()) - plain).max() < 1e-4
 
 
+def test_averaged_checkpoints_lie_between_and_can_be_loaded(tmp_path):
+    import torch
+    from average import average
+    from export import load_network
+    from network import Network, Shape
+
+    paths = [tmp_path / f"{name}.pt" for name in ("first", "second", "between")]
+    shape = {"width": 12, "states": 6, "layers": 2, "low": 0, "taps": 2}
+    for path in paths[:2]:
+        torch.save({"shape": shape, "network": Network(Shape(**shape)).state_dict()}, path)
+    script = [sys.executable, EXAMPLE / "average.py", *paths, "--share", "0.25"]
+    subprocess.run(script, check=True, timeout=100)
+
+    first, second, between = (torch.load(path, weights_only=True) for path in paths)
+    for name, value in between["network"].items():
+        expected = 0.75 * first["network"][name] + 0.25 * second["network"][name]
+        torch.testing.assert_close(value, expected, check_dtype=False)
+    assert load_network(paths[2]).shape.width == 12
+    with pytest.raises(SystemExit, match="one shape"):
+        average(first, second | {"shape": shape | {"layers": 3}}, 0.5)
+
+
 def test_pruning_leaves_the_share_asked_for_and_takes_complex_pairs_together():
     import torch
     from pruning import Pruning
