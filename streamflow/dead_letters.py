@@ -56,11 +56,15 @@ def keep(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{node}.{port}.{number}.letter"
     draft = path.with_suffix(".draft")
-    with draft.open("wb") as file:
-        file.write(msgspec.msgpack.encode(letter))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)
+    try:
+        with draft.open("wb") as file:
+            file.write(msgspec.msgpack.encode(letter))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     return path
 
 
@@ -87,7 +91,9 @@ def leave_out(
                 "".join(traceback.format_exception(error)),
             )  # fmt: skip
         except OSError as why:
-            what = f"cannot keep a dead letter: {why}; make room, or use skip_and_count"
+            what = (
+                f"cannot keep a dead letter: {why}; make room, use another disk, or skip_and_count"
+            )
             raise NodeError(node.name, what, kind=kind, span=span) from why
         where = f"kept in {path}"
     if times in (1, 10, 100) or times % 1000 == 0:

@@ -31,6 +31,9 @@ from streamflow.errors import DeviceError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+_FAILS = "the disk, or the way to it, fails: see the kernel's log; give a path on another disk"
+
+
 def is_full(error: BaseException) -> bool:
     """Whether what failed was for want of space: a full disk, a quota, a limit on the file."""
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
@@ -64,8 +67,14 @@ class RecordFile:
             check_reserve(self.path, self._reserve, len(record))
             self._write(record, self.length)
         except OSError as error:
-            self._cut()
-            raise self._cannot("write", error) from error
+            told = self._cannot("write", error)
+            try:
+                self._cut()
+            except DeviceError:
+                told = DeviceError(
+                    f"{told}. It cannot be cut either: beyond byte {self.length} is no whole record"
+                )
+            raise told from error
         self.length += len(record)
 
     def overwrite(self, at: int, data: bytes) -> None:
@@ -127,8 +136,12 @@ class RecordFile:
             view, at = view[done:], at + done
 
     def _cut(self) -> None:
-        if self.is_regular:
+        if not self.is_regular:
+            return
+        try:
             os.ftruncate(self._descriptor, self.length)
+        except OSError as error:
+            raise self._cannot("cut", error) from error
 
     def _lock(self) -> None:
         if not self.is_regular:
@@ -152,6 +165,8 @@ class RecordFile:
                 f"{what}; the file keeps its {self.length} bytes of whole records; free space "
                 "(or raise the quota or file-size limit), or give a path on another disk"
             )
+        if error.errno == errno.EIO:
+            return DeviceError(f"{what}; {_FAILS}")
         return DeviceError(f"{what}; give a path to a file that may be created and written here")
 
 
@@ -313,9 +328,12 @@ class AssembledFile:
 
     def _cannot(self, error: OSError) -> DeviceError:
         what = error.strerror or str(error)
+        advice = (
+            _FAILS if error.errno == errno.EIO else "free space, or give a path on another disk"
+        )
         return DeviceError(
             f"{self.node}: cannot build {self.path}: {what}; all records are in "
-            f"{self.journal.path}, which can be read: free space, or give a path on another disk"
+            f"{self.journal.path}, which can be read: {advice}"
         )
 
 
@@ -403,10 +421,11 @@ def replace_file(path: str | Path, content: bytes, node: str, *, reserve: int = 
             draft.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise DeviceError(
-            f"{node}: cannot write {target}: {error.strerror}; free space, or give "
-            "a path to a file that may be created and written here"
-        ) from error
+        advice = (
+            _FAILS if error.errno == errno.EIO
+            else "free space, or give a path to a file that may be created and written here"
+        )  # fmt: skip
+        raise DeviceError(f"{node}: cannot write {target}: {error.strerror}; {advice}") from error
 
 
 def file_digest(path: str | Path, node: str) -> str:
