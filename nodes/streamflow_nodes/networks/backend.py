@@ -39,7 +39,9 @@ class Backend(Protocol):
         """One time step: what every spiking unit and every Output unit gives, by its name.
 
         frame : numbers of the one Input, in its shape (channels first), or flat in C order
-        names : only what those of them give, which may be all that it takes time for
+        names : which of these units to give, and no others; None is all of them. The whole network
+            is stepped in any case: what is not named is only not fetched. Units that are neither
+            spiking nor an Output give nothing here, named or not: see `membrane`.
         Gives fresh float32 arrays in the units' shapes; spikes are 0 or 1.
         """
 

@@ -192,13 +192,17 @@ class NorseBackend:
         x = torch.tensor(np.asarray(frame, np.float32).reshape(self._input.output_shape).copy())
         with torch.no_grad():
             given, self._state = self._network(x, self._before())
-        out = {
-            name: self._cached(name)
-            for name in self._wiring.spiking
+        wanted = (*self._wiring.spiking, self._output.name)
+        return {
+            name: self._cached(name) if name != self._output.name else self._shaped(given)
+            for name in wanted
             if names is None or name in names
         }
-        out[self._output.name] = given.numpy().reshape(self._output.output_shape).copy()
-        return out
+
+    def _shaped(self, given: Any) -> NDArray[np.float32]:
+        """What the Output gives, in its shape."""
+        value: NDArray[np.float32] = given.numpy().reshape(self._output.output_shape)
+        return value.copy()
 
     def _before(self) -> Any:
         """The state of the last step; None, or what is seeded, before the first."""
