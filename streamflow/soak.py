@@ -346,7 +346,7 @@ def _run(
     folder = getattr(supervisor, "directory", None)
     saboteur.supervisor = None  # type: ignore[assignment]  # its memory must be free by now
     for wound in saboteur.wounds:
-        wound.process = _Closed(wound.process.name)  # type: ignore[assignment]
+        wound.process = _Closed(wound.process.name)  # type: ignore[assignment]  # holds less
     saboteur.victims = []
     del supervisor
     gc.collect()

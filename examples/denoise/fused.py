@@ -17,7 +17,7 @@ COMPILE = numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "n
 
 
 @COMPILE
-def _moments(u, mean, variance):  # type: ignore[no-untyped-def]
+def _moments(u, mean, variance):  # type: ignore[no-untyped-def]  # numba: no types
     """Mean and variance of each column of u (rows, width)."""
     rows, width = u.shape
     total, squares = np.zeros(width, np.float32), np.zeros(width, np.float32)
@@ -35,14 +35,14 @@ def _moments(u, mean, variance):  # type: ignore[no-untyped-def]
 
 
 @COMPILE
-def _affine(u, scale, shift, v):  # type: ignore[no-untyped-def]
+def _affine(u, scale, shift, v):  # type: ignore[no-untyped-def]  # numba: no types
     for row in range(u.shape[0]):
         for i in range(u.shape[1]):
             v[row, i] = u[row, i] * scale[i] + shift[i]
 
 
 @COMPILE
-def _scan(u, a, x, z):  # type: ignore[no-untyped-def]
+def _scan(u, a, x, z):  # type: ignore[no-untyped-def]  # numba: no types
     """x_t = a x_(t-1) + u_t, and z: x where its real part is above 0. (clips, frames, 2 P)."""
     clips, frames, states = u.shape[0], u.shape[1], a.shape[0] // 2
     for clip in range(clips):
@@ -59,7 +59,7 @@ def _scan(u, a, x, z):  # type: ignore[no-untyped-def]
 
 
 @COMPILE
-def _scan_back(g, a, x, ga):  # type: ignore[no-untyped-def]
+def _scan_back(g, a, x, ga):  # type: ignore[no-untyped-def]  # numba: no types
     """g: the gradient of z on entry, of u on return; ga: of a."""
     clips, frames, states = g.shape[0], g.shape[1], a.shape[0] // 2
     for clip in range(clips):
@@ -79,7 +79,7 @@ def _scan_back(g, a, x, ga):  # type: ignore[no-untyped-def]
 
 
 @COMPILE
-def _through(y, v, d):  # type: ignore[no-untyped-def]
+def _through(y, v, d):  # type: ignore[no-untyped-def]  # numba: no types
     """Updates y to relu(y + d v)."""
     for row in range(y.shape[0]):
         for i in range(y.shape[1]):
@@ -88,7 +88,7 @@ def _through(y, v, d):  # type: ignore[no-untyped-def]
 
 
 @COMPILE
-def _gated(u, y, s, out):  # type: ignore[no-untyped-def]
+def _gated(u, y, s, out):  # type: ignore[no-untyped-def]  # numba: no types
     for row in range(y.shape[0]):
         for i in range(y.shape[1]):
             value = u[row, i] + y[row, i] * s[row, i]
@@ -96,7 +96,7 @@ def _gated(u, y, s, out):  # type: ignore[no-untyped-def]
 
 
 @COMPILE
-def _gated_back(g, out, y, s, gu, gs, gbias):  # type: ignore[no-untyped-def]
+def _gated_back(g, out, y, s, gu, gs, gbias):  # type: ignore[no-untyped-def]  # numba: no types
     for row in range(y.shape[0]):
         for i in range(y.shape[1]):
             value = g[row, i] if out[row, i] > 0 else np.float32(0.0)
@@ -108,7 +108,7 @@ def _gated_back(g, out, y, s, gu, gs, gbias):  # type: ignore[no-untyped-def]
 
 
 @COMPILE
-def _through_back(gy, gu, s, y, v, d, gv, gd):  # type: ignore[no-untyped-def]
+def _through_back(gy, gu, s, y, v, d, gv, gd):  # type: ignore[no-untyped-def]  # numba: no types
     """gy: through the gate on entry; complete, before the ReLU, on return."""
     for row in range(y.shape[0]):
         for i in range(y.shape[1]):
@@ -120,7 +120,7 @@ def _through_back(gy, gu, s, y, v, d, gv, gd):  # type: ignore[no-untyped-def]
 
 
 @COMPILE
-def _norm_sums(gv, u, mean, deviation, gweight, gbias):  # type: ignore[no-untyped-def]
+def _norm_sums(gv, u, mean, deviation, gweight, gbias):  # type: ignore[no-untyped-def]  # numba: no types
     for row in range(gv.shape[0]):
         for i in range(gv.shape[1]):
             gbias[i] += gv[row, i]
@@ -128,7 +128,7 @@ def _norm_sums(gv, u, mean, deviation, gweight, gbias):  # type: ignore[no-untyp
 
 
 @COMPILE
-def _norm_back(gv, u, mean, deviation, weight, gweight, gbias, gu):  # type: ignore[no-untyped-def]
+def _norm_back(gv, u, mean, deviation, weight, gweight, gbias, gu):  # type: ignore[no-untyped-def]  # numba: no types
     rows = np.float32(gv.shape[0])
     for row in range(gv.shape[0]):
         for i in range(gv.shape[1]):
@@ -138,7 +138,7 @@ def _norm_back(gv, u, mean, deviation, weight, gweight, gbias, gu):  # type: ign
 
 
 @COMPILE
-def _masked(r, x, goal, low, taps, y, slope):  # type: ignore[no-untyped-def]
+def _masked(r, x, goal, low, taps, y, slope):  # type: ignore[no-untyped-def]  # numba: no types
     """Gives y, the summed error of |y|^(1/4) against the goal, and its slope by the power of y.
 
     r: (clips, frames, bins + low (1 + 2 taps)); goal, slope: (clips, frames, bins); x, y: (clips,
@@ -178,7 +178,7 @@ def _masked(r, x, goal, low, taps, y, slope):  # type: ignore[no-untyped-def]
 
 
 @COMPILE
-def _turned(re, im, quarters):  # type: ignore[no-untyped-def]
+def _turned(re, im, quarters):  # type: ignore[no-untyped-def]  # numba: no types
     """A number turned by as many quarters of a circle."""
     quarters %= 4
     if quarters == 0:
@@ -191,7 +191,7 @@ def _turned(re, im, quarters):  # type: ignore[no-untyped-def]
 
 
 @COMPILE
-def _masked_back(gy, x, y, slope, weight, low, taps, gr):  # type: ignore[no-untyped-def]
+def _masked_back(gy, x, y, slope, weight, low, taps, gr):  # type: ignore[no-untyped-def]  # numba: no types
     """gr: the gradient of r, of gy (by y) and of `weight` times the error; changes gy."""
     clips, frames, bins = slope.shape
     for clip in range(clips):

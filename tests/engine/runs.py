@@ -124,7 +124,7 @@ def _die_with_the_tests() -> None:
 def run(folder: Path, text: str, *options: str) -> Run:
     """Run a graph to its end."""
     it = Run(folder, text, *options)
-    it.code = it.end()  # type: ignore[attr-defined]
+    it.code = it.end()  # type: ignore[attr-defined]  # for whoever has run it
     return it
 
 

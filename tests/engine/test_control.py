@@ -123,7 +123,7 @@ def test_more_descriptors_than_fit_one_message_of_the_kernel_arrive_in_order(
     pair: tuple[Control, Control], count: int
 ) -> None:
     here, there = pair
-    files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115
+    files = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115  # closed below
     for number, file in enumerate(files):
         file.write(b"%d" % number)
         file.flush()

@@ -33,7 +33,7 @@ processes:
   numbers: {{nodes: [numbers], restart: {window}}}
   middle: {{nodes: [middle], restart: {window}}}
   rows: {{nodes: [rows], restart: {window}}}
-"""  # noqa: E501
+"""  # noqa: E501  # a node a line
 
 
 def read(folder: Path) -> list[dict[str, str]]:

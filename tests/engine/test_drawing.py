@@ -48,7 +48,7 @@ BUSY = """\
       k: {kind: joiner, inputs: {first: j.joined, second: j.rejected}}
     processes:
       hot: {nodes: [b, c]}
-    """  # noqa: E501
+    """  # noqa: E501  # a whole drawing
 
 
 # --- layout ---------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ nodes:
   rows: {{kind: csv_file, inputs: {{rows: middle.doubled}}, settings: {{path: rows.csv}}}}
 processes:
   middle: {{nodes: [middle], host: there, restart: {{when: on_failure, maximum: 1000, backoff: 0.01}}}}
-"""  # noqa: E501
+"""  # noqa: E501  # a node a line
 
 
 def start(folder: Path, network: Network, text: str, *options: str) -> Run:

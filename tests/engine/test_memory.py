@@ -294,7 +294,7 @@ def test_ten_thousand_views_come_and_go_without_a_trace(ends: tuple[Segment, Seg
     before = len(_watched)
 
     for number in range(10_000):
-        here.view(number % 3, 96, lambda number=number: given_back.append(number))  # type: ignore[misc]
+        here.view(number % 3, 96, lambda number=number: given_back.append(number))  # type: ignore[misc]  # mypy infers no default
 
     assert given_back == list(range(10_000))
     assert len(_watched) == before
@@ -352,7 +352,7 @@ def test_a_board_is_whole_whenever_its_process_is_killed(memory: Callable[[int],
 
     for _ in range(60):
         child = forked(lambda: counting(fd))
-        wait_for(lambda last=last: here.read()[0] > last)  # type: ignore[misc]
+        wait_for(lambda last=last: here.read()[0] > last)  # type: ignore[misc]  # mypy infers no default
         kill(child)
 
         words = here.read()

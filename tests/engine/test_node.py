@@ -112,7 +112,7 @@ def test_handlers_may_leave_the_annotation_out_or_say_any() -> None:
         rows = In(Table)
 
         def on_spikes(self, packet: Packet[Any]) -> None: ...
-        def on_rows(self, packet): ...  # type: ignore[no-untyped-def]
+        def on_rows(self, packet): ...  # type: ignore[no-untyped-def]  # as users write
 
     assert list(Easy.inputs) == ["spikes", "rows"]
 
@@ -228,7 +228,7 @@ def test_settings_cannot_be_changed() -> None:
     node = Scaler({"gain": 2})
 
     with pytest.raises(AttributeError):
-        node.settings.gain = 3  # type: ignore[misc]
+        node.settings.gain = 3  # type: ignore[misc]  # what is tested
 
 
 # --- emissions ----------------------------------------------------------------------------------

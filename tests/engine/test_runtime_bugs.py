@@ -44,7 +44,7 @@ nodes:
   total: {{kind: row_total, inputs: {{rows: middle.same}}}}
 processes:
   {processes}
-"""  # noqa: E501
+"""  # noqa: E501  # a node a line
 
 
 def chain(what: str, count: int = 300, limit: float = 30, processes: str = "{}") -> str:
@@ -95,7 +95,7 @@ processes:
         old = it.kill("both")
         it.wait_for(lambda old=old: it.pids().get("both", old) != old)
         since = it.last_look()["nodes"]["total"]["packets_in"]
-        it.wait_for(lambda: it.last_look()["nodes"]["total"]["packets_in"] > since + 20)  # noqa: B023
+        it.wait_for(lambda: it.last_look()["nodes"]["total"]["packets_in"] > since + 20)  # noqa: B023  # called at once
 
     assert it.end() == 0, it.err
     made = defaultdict(list)
@@ -289,7 +289,7 @@ def test_a_process_that_is_stopped_only_for_a_moment_goes_on(tmp_path: Path) -> 
 
     pid = it.pids()["middle"]
     os.kill(pid, signal.SIGSTOP)
-    time.sleep(0.3)
+    time.sleep(0.3)  # what is tested: longer than a look (0.25 s), shorter than 0.75 s of them
     os.kill(pid, signal.SIGCONT)
 
     assert it.end() == 0, it.report["error"]

@@ -215,7 +215,7 @@ def test_an_undeclared_port_is_caught() -> None:
 
 def test_a_wrong_payload_is_caught() -> None:
     def wrong(node: Passing, packet: Packet[Table]) -> Any:
-        yield node.out(Text.of("x"), packet.start, packet.stop)  # type: ignore[arg-type]
+        yield node.out(Text.of("x"), packet.start, packet.stop)  # type: ignore[arg-type]  # what is tested
 
     with pytest.raises(NodeError, match="emitted Text on 'out', which declares Table"):
         drive(Passing(wrong), rows=[packet(1)])

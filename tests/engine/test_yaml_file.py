@@ -78,11 +78,11 @@ def test_plain_scalars_are_those_of_yaml_1_2(text: str, expected: object) -> Non
     found = value(f"[{text}]" if "\n" not in text else f"- {text}")
 
     assert found == [expected]
-    assert type(found[0]) is type(expected)  # type: ignore[index]
+    assert type(found[0]) is type(expected)  # type: ignore[index]  # a list
 
 
 def test_dot_nan_is_not_a_number() -> None:
-    assert math.isnan(value("[.nan]")[0])  # type: ignore[index]
+    assert math.isnan(value("[.nan]")[0])  # type: ignore[index]  # a list
 
 
 def test_every_value_knows_its_line() -> None:
@@ -163,7 +163,7 @@ def test_nesting_up_to_the_bound_is_read() -> None:
     found = value("[" * depth + "1" + "]" * depth)
 
     for _ in range(depth):
-        (found,) = found  # type: ignore[misc]
+        (found,) = found  # type: ignore[misc]  # a list
     assert found == 1
 
 

@@ -128,7 +128,7 @@ def csv(text: str, columns: str = "txyp", delimiter: str = ",", scale: int = 1) 
     ],
 )
 def test_text_becomes_rows(text: str, options: dict[str, object], rows: Rows) -> None:
-    assert csv(text, **options) == rows  # type: ignore[arg-type]
+    assert csv(text, **options) == rows  # type: ignore[arg-type]  # of several types
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_a_graph_copies_a_file_bit_for_bit(tmp_path: Path, suffix: str) -> None:
 
     it = run(tmp_path / "run", GRAPH, *paths)
 
-    assert it.code == 0, it.err  # type: ignore[attr-defined]
+    assert it.code == 0, it.err  # type: ignore[attr-defined]  # set by `run`
     noisy, rate = soundfile.read(source, dtype="int16")
     clean, rate_of_clean = soundfile.read(tmp_path / "run" / f"clean.{suffix}", dtype="int16")
     np.testing.assert_array_equal(noisy, clean)

@@ -375,7 +375,7 @@ def test_a_long_recording_is_built_while_it_runs(tmp_path: Path) -> None:
     node.open()
     drive(node, events=cut(events(many), 50_000), opened=True, end=False)
 
-    behind = node.snapshot()["length"] - node._file.file._builder.position  # type: ignore[union-attr]
+    behind = node.snapshot()["length"] - node._file.file._builder.position  # type: ignore[union-attr]  # an AssembledFile
     node.finish()
     node.close()
 

@@ -9,8 +9,8 @@ import pytest
 
 miepython = pytest.importorskip("miepython", reason="needs the extra cytometry")
 
-from streamflow_nodes.kernels.particle_light import expose  # noqa: E402
-from streamflow_nodes.particles.optics import (  # noqa: E402
+from streamflow_nodes.kernels.particle_light import expose  # noqa: E402  # after the skip
+from streamflow_nodes.particles.optics import (  # noqa: E402  # after the skip
     Optics,
     Scattering,
     beam_field,

@@ -106,7 +106,7 @@ def test_a_run_with_every_way_of_data_and_crashes_unpickles_nothing(tmp_path: Pa
     alive = set()
     for victim in ("hot", "files"):
         packets = run.wait_for(lambda: run.last_look().get("nodes", {}))["decisions"]["packets_in"]
-        run.wait_for(lambda: run.last_look()["nodes"]["decisions"]["packets_in"] > packets)  # noqa: B023
+        run.wait_for(lambda: run.last_look()["nodes"]["decisions"]["packets_in"] > packets)  # noqa: B023  # called at once
         alive |= {*run.pids().values()}
         run.kill(victim)
     code = run.end()

@@ -86,7 +86,7 @@ def test_a_run_s_folder_and_sockets_are_for_its_user_alone(run: Run) -> None:
 
 def test_another_user_cannot_reach_the_sockets(run: Run) -> None:
     for path in place(run).iterdir():
-        assert as_nobody(lambda: connected(path)) == "PermissionError"  # noqa: B023
+        assert as_nobody(lambda: connected(path)) == "PermissionError"  # noqa: B023  # called at once
     assert as_nobody(lambda: os.listdir(place(run))) == "PermissionError"
 
 
@@ -118,14 +118,14 @@ def test_another_user_cannot_read_shared_memory(run: Run) -> None:
     for fd in memory:
         with fd.open("rb") as file:
             assert file.read(1)  # the user whose run it is can
-        assert as_nobody(lambda: os.read(os.open(fd, os.O_RDONLY), 1)) == "PermissionError"  # noqa: B023
+        assert as_nobody(lambda: os.read(os.open(fd, os.O_RDONLY), 1)) == "PermissionError"  # noqa: B023  # called at once
     assert as_nobody(lambda: os.open(f"/proc/{pid}/mem", os.O_RDONLY)) == "PermissionError"
     assert as_nobody(lambda: Path(f"/proc/{pid}/environ").read_bytes()) == "PermissionError"
 
 
 def test_another_user_cannot_signal_any_process_of_a_run(run: Run) -> None:
     for pid in [run.process.pid, run.fork_server(), *run.pids().values()]:
-        assert as_nobody(lambda: os.kill(pid, signal.SIGTERM)) == "PermissionError"  # noqa: B023
+        assert as_nobody(lambda: os.kill(pid, signal.SIGTERM)) == "PermissionError"  # noqa: B023  # called at once
 
 
 def test_a_runtime_folder_that_is_a_link_is_refused(

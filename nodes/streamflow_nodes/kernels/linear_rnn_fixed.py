@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding  # type: ignore[import-untyped]
+import llvmlite.binding  # type: ignore[import-untyped]  # llvmlite has no types
 import numba
 import numpy as np
 from llvmlite import ir

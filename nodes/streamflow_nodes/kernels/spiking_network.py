@@ -77,11 +77,11 @@ def _array_of(typing_context: Any, address: Any, length: Any, dtype: Any) -> Any
     array_type = types.Array(dtype.dtype, 1, "C")
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = make_array(array_type)(context, builder)  # type: ignore[no-untyped-call]
+        array = make_array(array_type)(context, builder)  # type: ignore[no-untyped-call]  # numba has no types
         place, count, _ = arguments
         size = context.get_abi_sizeof(context.get_data_type(dtype.dtype))
         size = context.get_constant(types.intp, size)
-        populate_array(  # type: ignore[no-untyped-call]
+        populate_array(  # type: ignore[no-untyped-call]  # numba has no types
             array, data=builder.inttoptr(place, array.data.type), shape=[count], strides=[size],
             itemsize=size, meminfo=None,
         )  # fmt: skip

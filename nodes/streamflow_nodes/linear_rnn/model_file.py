@@ -328,7 +328,7 @@ def _read_file(where: str) -> tuple[dict[str, NDArray[Any]], str]:
     try:
         with safetensors.safe_open(where, framework="numpy") as file:
             text = (file.metadata() or {}).get("streamflow")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not iterable
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise DeviceError(f"{where}: not a readable safetensors file: {error}") from error
     if text is None:
