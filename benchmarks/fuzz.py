@@ -39,7 +39,10 @@ MEMORY_MB = 1024
 LONGEST = 65536  # bytes of an input
 CHANGES = ("set", "set", "number", "insert", "remove", "repeat", "cut")
 WORD = 1 << 64
-STUCK_S = 20  # libFuzzer ends a process whose input takes so long by the clock
+STUCK_S = (
+    120  # libFuzzer ends a process whose input takes so long by the clock, busy machine or not
+)
+ENDS = {70: f"stuck for {STUCK_S} s by the clock", 71: f"over {MEMORY_MB} MB"}  # by exit code
 
 
 class Outcome(NamedTuple):
@@ -135,7 +138,8 @@ def _finding(place: Path, code: int, kept: Path) -> str:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_bytes(found.read_bytes())
     lines = [line for line in said.splitlines() if "Error" in line or "Exception" in line]
-    return f"exit code {code}: {(lines or ['no exception'])[0].strip()[:150]}; input in {kept}"
+    what = (lines or [ENDS.get(code, "no exception")])[0].strip()[:150]
+    return f"exit code {code}: {what}; input in {kept}"
 
 
 # --- all of them ----------------------------------------------------------------------------------
