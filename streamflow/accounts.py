@@ -11,6 +11,8 @@ from .snapshots import Snapshots
 from .wiring import Wiring
 
 REFRESH_S = 0.05  # how old the counters on the board may get where no commit is due
+# How old the histograms may get: to enter many latencies costs little more than to enter one.
+LATENCIES_S = 0.25
 
 
 class Accounts:
@@ -63,7 +65,7 @@ class Accounts:
         write, offsets, wiring = self._board.write, self._offsets, self._wiring
         now = time.monotonic()
         if now >= self._latencies_at:
-            self._latencies_at = now + REFRESH_S
+            self._latencies_at = now + LATENCIES_S
             self.enter_latencies()
         if self.full_since:
             self.note_freed(so_far=True)
