@@ -11,9 +11,10 @@ from typing import NamedTuple
 class Holding(NamedTuple):
     """Memory (MiB), open descriptors, threads.
 
-    Memory is what is resident and lies in no file (anonymous and shared memory, pages shared with
-    others in full). Pages of files, code above all, are left out: the kernel can drop them, and a
-    process that was forked meets them one by one, which looks like growth and is none.
+    Memory is what is resident and belongs to no file, and all the shared memory that is mapped,
+    touched or not: an edge's memory has its size from the start, but its pages are met one by one,
+    which looks like growth and is none. For the same reason pages of files, code above all, are
+    left out; the kernel can drop those.
     """
 
     memory_mib: float
@@ -26,13 +27,15 @@ def holding(pid: int) -> Holding | None:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         fds = len(os.listdir(f"/proc/{pid}/fd"))
+        maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
     except OSError:
         return None
     said = dict(line.split(":", 1) for line in lines)
     if "RssAnon" not in said:  # it is dead, and nobody has waited for it yet
         return None
-    kib = int(said["RssAnon"].split()[0]) + int(said["RssShmem"].split()[0])
-    return Holding(kib / 1024, fds, int(said["Threads"]))
+    shared = sum(_size(line) for line in maps if line.split()[1].endswith("s"))
+    anonymous = int(said["RssAnon"].split()[0]) << 10
+    return Holding((anonymous + shared) / 2**20, fds, int(said["Threads"]))
 
 
 def identity(pid: int) -> tuple[int, int] | None:
@@ -66,6 +69,12 @@ def send_signal(pid: int, number: int, parents: tuple[int, ...]) -> bool:
     finally:
         os.close(handle)
     return True
+
+
+def _size(mapping: str) -> int:
+    """Bytes of a line of /proc/PID/maps."""
+    start, _, stop = mapping.split(maxsplit=1)[0].partition("-")
+    return int(stop, 16) - int(start, 16)
 
 
 def _stat(pid: int) -> list[str]:

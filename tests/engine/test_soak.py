@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from runs import TESTKINDS
 
 from streamflow.graph import EdgeSpec, Graph, NodeSpec
-from streamflow.procfs import Holding
+from streamflow.procfs import Holding, holding
 from streamflow.soak import nodes_that_differ, slopes, unexplained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,6 +150,26 @@ def life(minutes: float, **rise: float) -> list[tuple[float, Holding]]:
         (float(at), Holding(**{k: v + at / 60 * rise.get(k, 0.0) for k, v in start.items()}))
         for at in range(int(60 * minutes))
     ]
+
+
+def test_shared_memory_counts_from_the_moment_it_is_mapped() -> None:
+    descriptor = os.memfd_create("tests")
+    os.truncate(descriptor, 8 << 20)
+    before = holding(os.getpid())
+    with mmap.mmap(descriptor, 8 << 20) as memory:
+        mapped = holding(os.getpid())
+        memory[:] = bytes(8 << 20)
+        touched = holding(os.getpid())
+    os.close(descriptor)
+    after = holding(os.getpid())
+
+    assert before
+    assert mapped
+    assert touched
+    assert after
+    assert mapped.memory_mib - before.memory_mib == pytest.approx(8, abs=2)
+    assert touched.memory_mib - before.memory_mib == pytest.approx(8, abs=2)
+    assert after.memory_mib - before.memory_mib == pytest.approx(0, abs=2)
 
 
 def test_a_process_that_holds_the_same_for_long_is_flat() -> None:
