@@ -26,6 +26,8 @@ from full_disk import EVENTS, PARTICLES, SINKS
 from runs import Run
 from test_full_disks import numbers
 
+pytestmark = pytest.mark.timeout(300)  # the first of a fixture waits for all sinks
+
 SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -153,7 +155,7 @@ def failed(
     ]
     with (out / "err.txt").open("w") as said:
         done = subprocess.run(
-            command, env={**os.environ, "LD_PRELOAD": shim}, stderr=said, check=False, timeout=110
+            command, env={**os.environ, "LD_PRELOAD": shim}, stderr=said, check=False, timeout=280
         )
     assert done.returncode == 0, (out / "err.txt").read_text()[-3000:]
     return out, json.loads((out / "told.json").read_text())
