@@ -178,6 +178,23 @@ def test_a_picture_shows_two_sounds_and_is_the_same_after_a_restart(tmp_path):
     assert alone.shape[0] < whole.shape[0]
 
 
+@given(sizes=sizes, channels=st.integers(1, 2), columns=st.integers(3, 9))
+@settings(max_examples=10, deadline=None)
+def test_a_picture_is_the_same_bits_however_the_sound_was_cut(sizes, channels, columns):
+    array = noise(400, channels)
+
+    def sums(packets):
+        node = SpectrogramPlot({"path": "a.png", "columns": columns, "size": 16, "hop": 8})
+        node.open()
+        drive(node, opened=True, end=False, samples=packets)
+        return node.snapshot()["samples_sums"]
+
+    whole, pieces = sums([packet(array)]), sums(cut(array, sizes))
+
+    assert whole.any()
+    assert pieces.tobytes() == whole.tobytes()
+
+
 CHAIN = """
 name: chain
 nodes:

@@ -174,11 +174,18 @@ class _Picture:
         self._sums[: len(sums)] = sums
 
     def _add(self, spectra: Spectra) -> None:
-        power = full_scale(spectra, self._frames.window).mean(axis=1, dtype=np.float64)
-        for number, frame in enumerate(power, self._stream.count - len(power)):
-            if number >= self._columns * self._stride:
+        power = full_scale(spectra, self._frames.window)
+        rows = power[:, 0] if power.shape[1] == 1 else power.mean(axis=1, dtype=np.float64)
+        number = self._stream.count - len(rows)
+        while len(rows):
+            while number >= self._columns * self._stride:
                 self._merge()
-            self._sums[number // self._stride] += frame
+            column = number // self._stride
+            now = rows[: (column + 1) * self._stride - number]
+            # one row after the other: the same bits however the frames came
+            total = np.concatenate([self._sums[column : column + 1], now])
+            self._sums[column] = np.add.reduce(total, axis=0)
+            number, rows = number + len(now), rows[len(now) :]
 
     def _merge(self) -> None:
         """Two columns become one: the picture has room for twice as many frames."""
