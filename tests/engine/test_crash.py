@@ -191,9 +191,9 @@ def test_memory_of_a_dead_run_is_nowhere_to_be_found(tmp_path: Path) -> None:
 
     assert gone(everyone) == []
     assert not any(alive(pid) for pid in everyone)
-    assert shared_memory() == before
+    assert shared_memory() <= before  # other programs may take away what is theirs
 
 
 def shared_memory() -> set[str]:
-    """What lies in shared memory, but for what tests beside this one keep there."""
-    return {name for name in os.listdir("/dev/shm") if not name.startswith("fuzz-")}
+    """What lies in shared memory, but for what tests beside this one keep there (torch does)."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith(("fuzz-", "torch_"))}
