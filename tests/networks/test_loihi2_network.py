@@ -73,6 +73,24 @@ def test_a_current_wraps_above_2_to_the_23_and_at_its_negative(dv):
     assert emulator.state("n", "u").tolist() == [top, 128 - top, top, 128 - top]
 
 
+@pytest.mark.parametrize("bias", [0, 1], ids=["visited where reached", "all visited"])
+def test_a_membrane_at_its_threshold_does_not_spike_yet(bias):
+    neuron = Population("n", (2,), du=4095, dv=0, vth=8, bias_mant=bias * np.array([0, 1]))
+    weights = np.array([[4], [0]])
+    emulator = Loihi2Emulator(
+        Loihi2Network((1,), (neuron,), (Connection(INPUT, "n", weights, sign_mode="mixed"),))
+    )
+
+    spikes, v = [], []
+    for _ in range(4):
+        emulator.step(np.ones(1, np.int32))
+        spikes.append(int(emulator.messages("n")[0]))
+        v.append(int(emulator.state("n", "v")[0]))
+
+    assert v == [4 << 6, 8 << 6, 0, 4 << 6]  # 8 << 6 is the threshold
+    assert spikes == [0, 0, 1, 0]
+
+
 def test_a_neuron_equals_what_was_recorded_on_a_chip():
     # dv and vth were found by trying pairs on this very trace: that a pair gives every step is
     # what is tested. The probe of the chip reads 128 in the step of a spike, where the CPU model

@@ -184,7 +184,7 @@ class AudioFile(Node[AudioFileSettings]):
 
     def _decode(self, frames: int) -> None:
         """Leave out so many frames."""
-        while frames and len(block := self._read(min(frames, READ_OF_DAMAGED))):
+        while frames and len(block := self._read(min(frames, self._at_once))):
             frames -= len(block)
 
     def _mixed(self, frames: Frames) -> Frames:
