@@ -10,7 +10,7 @@ from .runner import Feed, Local
 from .snapshots import Snapshots
 from .wiring import Wiring
 
-REFRESH_S = 0.05  # how old the counters on the board may get where no commit is due
+REFRESH_S = 0.1  # how old the counters on the board may get where no commit is due
 # How old the histograms may get: to enter many latencies costs little more than to enter one.
 LATENCIES_S = 0.25
 

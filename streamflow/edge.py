@@ -104,8 +104,8 @@ class Sender:
         self.connected = False
         self.waiting: deque[int] = deque()
         self.again: deque[int] = deque()  # sent to a consumer that died; to be sent once more
-        self.flying: dict[int, None] = {}
-        self._items: dict[int, int] = {}
+        self.flying: dict[int, int] = {}  # sent, and not acknowledged yet: their items
+        self._items: dict[int, int] = {}  # of those that wait, or are to be sent again
 
     @property
     def in_flight(self) -> int:
@@ -115,7 +115,7 @@ class Sender:
     @property
     def in_flight_items(self) -> int:
         """Items of the packets in flight."""
-        return sum(self._items.values())
+        return sum(self._items.values()) + sum(self.flying.values())
 
     def room(self, more: int = 0) -> bool:
         """Whether a packet may be offered after `more` others; lossy edges always have room."""
@@ -144,8 +144,7 @@ class Sender:
             return False
         self.produced += 1
         self.produced_items += items
-        self._items[sequence] = items
-        flying[sequence] = None
+        flying[sequence] = items
         if not self.waiting_max:
             self.waiting_max = 1  # as `offer` has it: a packet waits until it is taken
         return True
@@ -160,24 +159,21 @@ class Sender:
             sequence = self.waiting.popleft()
         else:
             return None
-        self.flying[sequence] = None
+        self.flying[sequence] = self._items.pop(sequence)
         return sequence
 
     def acknowledge(self, sequences: Iterable[int]) -> list[int]:
         """Credits came back; the packets that are done with (unknown numbers are ignored)."""
-        flying, items = self.flying, self._items
-        done = []
+        flying = self.flying
+        done, acknowledged_items = [], 0
         for sequence in sequences:
-            if sequence in flying:
-                del flying[sequence]
-                self.acknowledged += 1
-                self.acknowledged_items += items.pop(sequence)
+            items = flying.pop(sequence, None)
+            if items is not None:
+                acknowledged_items += items
                 done.append(sequence)
+        self.acknowledged += len(done)
+        self.acknowledged_items += acknowledged_items
         return done
-
-    def _done(self, sequence: int) -> None:
-        self.acknowledged += 1
-        self.acknowledged_items += self._items.pop(sequence)
 
     def connect(
         self, window: int, received_through: int, handled_through: int, held: Collection[int]
@@ -189,17 +185,19 @@ class Sender:
         """
         self.window = window
         self.connected = True
+        unsettled = self.flying | {sequence: self._items.pop(sequence) for sequence in self.again}
+        self.flying = {}
         done, again = [], []
-        for sequence in [*self.flying, *self.again]:
+        for sequence, items in unsettled.items():
             if sequence > received_through:
                 again.append(sequence)
+                self._items[sequence] = items
             elif sequence > handled_through or sequence in held:
-                self.flying[sequence] = None
-                continue
+                self.flying[sequence] = items
             else:
-                self._done(sequence)
+                self.acknowledged += 1
+                self.acknowledged_items += items
                 done.append(sequence)
-            self.flying.pop(sequence, None)
         self.again = deque(sorted(again))
         if self.policy != "block":
             done += self._thin()
@@ -242,7 +240,7 @@ class Sender:
         """
         views = [sequence for sequence in held if sequence in self.flying]
         self.acknowledged = handled - len(views)
-        self.acknowledged_items = handled_items - sum(self._items[view] for view in views)
+        self.acknowledged_items = handled_items - sum(self.flying[view] for view in views)
         self.lost = self.produced - self.acknowledged - self.in_flight - self.dropped
         self.lost_items = (
             self.produced_items

@@ -31,7 +31,6 @@ COUNTERS = {
     "produced", "produced_items", "acknowledged", "acknowledged_items",
     "received", "handled", "handled_items", "duplicates", "bytes", "items", "waiting_max",
 }  # fmt: skip
-LEDGERS = {"_items"}  # of each packet under way, for the ledger alone
 CALLS = {"latency", "_busy", "_note_blocked"}
 METHODS: list[tuple[type, str]] = [
     (Sender, "pass_on"), (Sender, "offer"), (Sender, "acknowledge"),
@@ -55,13 +54,12 @@ class _Stripper(ast.NodeTransformer):
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt | None:
         target = node.target
         counts = isinstance(target, ast.Attribute) and target.attr in COUNTERS
+        counts |= isinstance(target, ast.Name) and target.id in COUNTERS
         return self._gone(node) if counts else node
 
     def visit_Assign(self, node: ast.Assign) -> ast.stmt | None:
         target = node.targets[0]
         counts = isinstance(target, ast.Attribute) and target.attr in COUNTERS
-        if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Attribute):
-            counts = target.value.attr in LEDGERS
         return self._gone(node) if counts else node
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt | None:
