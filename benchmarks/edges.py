@@ -30,9 +30,11 @@ from _runs import run_graph
 from _table import median, print_machine, print_table, ratio, size_name, verdict
 from benchmark_nodes._load import OVER, SIZES, SLOTS, Record, messages, payload, touch
 
+from streamflow.consumer_end import InLink
 from streamflow.memory import Segment, create, read_only, segment_bytes
 from streamflow.packet import Packet, Tensor
-from streamflow.transport import Context, InLink, OutLink, Output, Poll
+from streamflow.producer_end import OutLink, Output
+from streamflow.sockets import Context, Poll
 
 INLINE = 16384  # bytes; these four are the defaults of graph files
 SLOT = 16 << 20

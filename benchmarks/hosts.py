@@ -22,7 +22,7 @@ import zmq
 from _table import median, print_machine, print_table, ratio, size_name
 
 from streamflow.network import Gate, Joiner, Listener, Security, new_keys
-from streamflow.transport import Channel
+from streamflow.sockets import Channel
 
 SIZES = {64: 20_000, 1 << 16: 4_000, 1 << 20: 400}
 WINDOW, BATCH = 16, 8

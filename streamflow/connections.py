@@ -8,7 +8,7 @@ from pathlib import Path
 from .control import Control, Message
 from .network import Gate, Joiner, Keys, Listener, Security
 from .runner import Feed
-from .transport import Channel, Context, Poll
+from .sockets import Channel, Context, Poll
 from .wiring import Wiring
 
 

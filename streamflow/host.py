@@ -29,7 +29,7 @@ from .launch import ForkServer
 from .memory import create, read_only
 from .network import HostServer, Keys
 from .remote import AWAY_S
-from .transport import RunDirectory, endpoint_path
+from .run_directory import RunDirectory, endpoint_path
 
 log = logging.getLogger("streamflow")
 

@@ -12,8 +12,8 @@ from typing import Any
 from .control import Message
 from .errors import TransportError
 from .network import LATER, Keys, Security, address_towards, is_loopback, new_keys
+from .run_directory import endpoint_path
 from .supervised import Edge, Process
-from .transport import endpoint_path
 
 GREETING_S = 3.0  # an edge between hosts that has not been greeted is made again
 

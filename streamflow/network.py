@@ -28,7 +28,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from .errors import TransportError
 from .graph_file import is_loopback
-from .transport import Channel
+from .sockets import Channel
 
 __all__ = [
     "Gate", "HostClient", "HostServer", "Joiner", "Keys", "Listener", "Security",

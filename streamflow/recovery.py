@@ -9,9 +9,9 @@ from .accounts import Accounts
 from .edge import ENDED, NEVER
 from .metrics import Layout
 from .packet import decode
+from .producer_end import Output
 from .runner import Feed, Local, Runner
 from .snapshots import Running, Snapshots
-from .transport import Output
 from .wiring import Wiring
 
 

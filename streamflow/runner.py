@@ -9,11 +9,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .consumer_end import InLink
 from .edge import NEVER, InputOrder
 from .graph_file import OnError
 from .node import Emission, Node
 from .packet import Packet, Payload
-from .transport import InLink, OutLink, Output
+from .producer_end import OutLink, Output
 
 AHEAD = 16  # packets a source's thread may be ahead of the edges
 AGAIN = 4  # left of them when a thread that was too far ahead goes on: switching threads costs more

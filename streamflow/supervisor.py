@@ -26,10 +26,10 @@ from .metrics import balance
 from .plan import make_plan
 from .remote import HostLost, Remote, RemoteControl, connect_hosts
 from .report import Counts, versions
+from .run_directory import RunDirectory, endpoint_path
 from .run_memory import RunMemory, far_memory
 from .signals import Signals
 from .supervised import Edge, Failed, Process
-from .transport import RunDirectory, endpoint_path
 from .watchdog import LOOK_S, Watchdog
 from .worker_plan import WorkerPlan
 

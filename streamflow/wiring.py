@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from .clock import Clock
+from .consumer_end import InLink
 from .control import Message
 from .dead_letters import ERRORS
 from .errors import NodeError, StreamflowError
 from .kinds import kinds, node_class
 from .memory import Segment
 from .metrics import Layout
+from .producer_end import OutLink, Output
 from .runner import Feed, Local, Route, Runner, Source
-from .transport import InLink, OutLink, Output
 
 BACKWARD = "time_backward"  # the fault of a device whose clock began again with its process
 

@@ -22,6 +22,7 @@ import msgspec
 from .accounts import Accounts
 from .compilation import no_compilation
 from .connections import Connections
+from .consumer_end import Gap
 from .control import Control, Message
 from .dead_letters import leave_out
 from .edge import ENDED, NEVER
@@ -30,11 +31,12 @@ from .memory import Board, Vault
 from .metrics import VERBS
 from .node import Emission, check_emission
 from .packet import Packet
+from .producer_end import Output
 from .recovery import Recovery
 from .runner import Feed, Local, Route, Runner, Source
 from .snapshots import Snapshots
+from .sockets import Poll
 from .text import cause
-from .transport import Gap, Output, Poll
 from .wiring import BACKWARD, Wiring
 
 IDLE_MS = 200  # the loop wakes at least this often, to show that it lives

@@ -13,8 +13,8 @@ import traceback
 from . import __version__
 from .control import PROTOCOL, Control, Message
 from .errors import NodeError, StreamflowError
+from .sockets import Poll
 from .text import cause
-from .transport import Poll
 from .worker import Stopped, Worker
 
 

@@ -22,8 +22,9 @@ from collections.abc import Callable
 from typing import Any
 
 from streamflow.accounts import REFRESH_S, Accounts
+from streamflow.consumer_end import InLink
 from streamflow.edge import Receiver, Sender
-from streamflow.transport import InLink, OutLink, Output
+from streamflow.producer_end import OutLink, Output
 from streamflow.worker import Worker
 
 COUNTERS = {

@@ -234,7 +234,7 @@ LOOKS = (
 
 def leftovers(clean: bool) -> Iterator[Finding]:
     """What dead runs have left in the runtime directory; a run that lives holds its lock."""
-    from ..transport import runtime_directory
+    from ..run_directory import runtime_directory
 
     try:
         base = runtime_directory()

@@ -20,11 +20,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from streamflow.consumer_end import Arrival, InLink
 from streamflow.edge import ENDED, NEVER, InputOrder, Policy, Receiver, Sender, Slots
 from streamflow.memory import Segment, create, read_only, segment_bytes
 from streamflow.metrics import balance, shared_edge
 from streamflow.packet import SPIKE, Packet, Spikes
-from streamflow.transport import Arrival, InLink, OutLink, Output
+from streamflow.producer_end import OutLink, Output
 
 # --- the sender, policy by policy ---------------------------------------------------------------
 

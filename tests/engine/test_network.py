@@ -17,6 +17,7 @@ import zmq
 import zmq.auth
 from zmq.utils.monitor import parse_monitor_message
 
+from streamflow.consumer_end import Arrival, Gap, InLink
 from streamflow.errors import PacketError, TransportError
 from streamflow.network import (
     Gate,
@@ -36,7 +37,6 @@ from streamflow.network import (
 )
 from streamflow.packet import Header, Table, data_frame, describe
 from streamflow.packing import LZ4, ZSTD, codec, unpack
-from streamflow.transport import Arrival, Gap, InLink
 
 LIMIT = 20.0
 LEGACY = bytes([1, 0, 6, 0]) + b"HELLO"  # ZMTP 1.0: a bare socket would take it for a message

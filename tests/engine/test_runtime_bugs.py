@@ -539,7 +539,7 @@ def test_a_run_survives_garbage_at_its_control_socket(tmp_path: Path) -> None:
 
 MANY_RUNS = """
 import sys
-from streamflow.transport import RunDirectory
+from streamflow.run_directory import RunDirectory
 for number in range(400):
     directory = RunDirectory(f"{sys.argv[1]}{number}")
     assert (directory.path / "lock").exists(), "another run swept it away"

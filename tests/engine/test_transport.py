@@ -21,23 +21,14 @@ import numpy as np
 import pytest
 import zmq
 
+from streamflow.consumer_end import Arrival, InLink
 from streamflow.edge import ENDED, NEVER, Policy
 from streamflow.errors import PacketError, TransportError
 from streamflow.memory import Segment, create, read_only, segment_bytes
 from streamflow.packet import CREDIT, END, HELLO, PREFIX, SPIKE, TICK, Packet, Spikes, Table
-from streamflow.transport import (
-    Arrival,
-    Channel,
-    Context,
-    InLink,
-    OutLink,
-    Output,
-    Poll,
-    RunDirectory,
-    endpoint_path,
-    leftovers,
-    runtime_directory,
-)
+from streamflow.producer_end import OutLink, Output
+from streamflow.run_directory import RunDirectory, endpoint_path, leftovers, runtime_directory
+from streamflow.sockets import Channel, Context, Poll
 
 LIMIT_S = 60  # for what takes milliseconds: only reached when it never comes
 INLINE = 64  # bytes
@@ -162,7 +153,8 @@ import numpy as np
 from pathlib import Path
 from streamflow.memory import Segment
 from streamflow.packet import SPIKE, Packet, Spikes
-from streamflow.transport import Context, OutLink, Output, Poll
+from streamflow.producer_end import OutLink, Output
+from streamflow.sockets import Context, Poll
 
 fd, path, policy, count = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 window, capacity, slots, slot_size = map(int, sys.argv[5:9])
@@ -885,7 +877,7 @@ def test_a_living_runs_folder_is_no_leftover(private: Path) -> None:
 
 HOLDER = """
 import sys
-from streamflow.transport import RunDirectory
+from streamflow.run_directory import RunDirectory
 run = RunDirectory("theirs")
 print("ready", flush=True)
 sys.stdin.read()

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from streamflow import control, packet, transport, yaml_file
+from streamflow import control, edge_messages, packet, yaml_file
 from streamflow.edge import NEVER, Sender
 from streamflow.errors import (
     DeviceError,
@@ -163,7 +163,7 @@ def _read_message() -> Callable[[bytes], bool]:
         try:
             kind = packet.kind_of(data)
             if kind == packet.HELLO:
-                hello = transport._hello(data)
+                hello = edge_messages.read_hello(data)
                 sender.connect(
                     hello.window, hello.received_through, hello.handled_through, hello.held
                 )
@@ -172,9 +172,9 @@ def _read_message() -> Callable[[bytes], bool]:
                 sender.connect(8, 0, 0, ())
                 while sender.take() is not None:
                     pass
-                sender.acknowledge(transport._sequences(data))
+                sender.acknowledge(edge_messages.read_credits(data))
             elif kind in (packet.TICK, packet.END):
-                transport._watermark(data)
+                edge_messages.read_watermark(data)
             else:
                 return False
         except PacketError:
@@ -186,8 +186,8 @@ def _read_message() -> Callable[[bytes], bool]:
 
 
 def _message_seeds() -> list[bytes]:
-    hello = transport.Hello(packet.WIRE_VERSION, 8, 5, 4, 4, 40, (3, 5), False)
-    marks = transport._MARK
+    hello = edge_messages.Hello(packet.WIRE_VERSION, 8, 5, 4, 4, 40, (3, 5), False)
+    marks = edge_messages.MARK
     return [
         marks[packet.HELLO] + msgspec.msgpack.encode(hello),
         marks[packet.CREDIT] + struct.pack("<3Q", 1, 2, 3),

@@ -14,7 +14,7 @@ from runs import Run
 
 from streamflow.errors import TransportError
 from streamflow.launch import cache_directory
-from streamflow.transport import runtime_directory
+from streamflow.run_directory import runtime_directory
 
 NOBODY = 65534
 GRAPH = """

@@ -13,7 +13,7 @@ import msgspec
 
 from streamflow.errors import DeviceError, TransportError
 from streamflow.node import Positive, Settings
-from streamflow.transport import MessageSocket
+from streamflow.sockets import MessageSocket
 
 WRITE_SECONDS = 0.1  # how long a serial port may take a pulse's bytes before it counts as broken
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from streamflow.consumer_end import InLink
 from streamflow.memory import Board, Vault
-from streamflow.transport import InLink, Output
+from streamflow.producer_end import Output
 from streamflow.worker import Worker
 
 from .running_sum import RunningSum
