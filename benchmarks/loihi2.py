@@ -23,7 +23,8 @@ from typing import Any
 import nir
 import numpy as np
 from streamflow_nodes.networks.calibration import Samples, answer, calibrate
-from streamflow_nodes.networks.engine import State, compile_network, warm_up
+from streamflow_nodes.networks.compiler import compile_network
+from streamflow_nodes.networks.engine import State, warm_up
 from streamflow_nodes.networks.loihi2_network import Loihi2Emulator
 from streamflow_nodes.networks.quantise import Quantised, quantise
 from streamflow_nodes.networks.rules import Rules

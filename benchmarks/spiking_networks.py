@@ -34,7 +34,8 @@ import numpy as np
 from _table import print_machine, print_table, ratio, verdict
 from numba import njit
 from streamflow_nodes.events.datasets import open_dataset
-from streamflow_nodes.networks.engine import State, compile_network, warm_up
+from streamflow_nodes.networks.compiler import compile_network
+from streamflow_nodes.networks.engine import State, warm_up
 from streamflow_nodes.networks.rules import Rules
 from streamflow_nodes.networks.wiring import read_network, wire
 

@@ -523,7 +523,7 @@ def _datagram_seeds() -> list[bytes]:
 
 
 def _read_nir() -> Callable[[bytes], bool]:
-    from streamflow_nodes.networks.engine import compile_network
+    from streamflow_nodes.networks.compiler import compile_network
     from streamflow_nodes.networks.nir_file import NetworkError
     from streamflow_nodes.networks.rules import Rules
     from streamflow_nodes.networks.wiring import read_network

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from streamflow_nodes.events.datasets import open_dataset
-from streamflow_nodes.networks.engine import State, compile_network, warm_up
+from streamflow_nodes.networks.compiler import compile_network
+from streamflow_nodes.networks.engine import State, warm_up
 from streamflow_nodes.networks.loihi2_network import Loihi2Emulator
 from streamflow_nodes.networks.quantise import from_arrays, quantise, to_arrays
 from streamflow_nodes.networks.rules import Rules

@@ -16,7 +16,8 @@ import pytest
 import yaml
 from streamflow_nodes.classifiers.count_classifier import CountClassifier
 from streamflow_nodes.classifiers.spiking_classifier import SpikingClassifier
-from streamflow_nodes.networks.engine import State, compile_network
+from streamflow_nodes.networks.compiler import compile_network
+from streamflow_nodes.networks.engine import State
 from streamflow_nodes.networks.rules import Rules
 from streamflow_nodes.networks.wiring import read_network
 from streamflow_nodes.processors.burst_trigger import BurstTrigger

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import run, stateless
-from streamflow_nodes.networks.engine import State, compile_network
+from streamflow_nodes.networks.compiler import compile_network
+from streamflow_nodes.networks.engine import State
 from streamflow_nodes.networks.numba_backend import NumbaBackend
 from streamflow_nodes.networks.rules import Rules
 from streamflow_nodes.networks.wiring import wire

@@ -9,7 +9,8 @@ from typing import Any
 import nir
 import numpy as np
 import pytest
-from streamflow_nodes.networks.engine import State, compile_network
+from streamflow_nodes.networks.compiler import compile_network
+from streamflow_nodes.networks.engine import State
 from streamflow_nodes.networks.nir_file import NetworkError
 from streamflow_nodes.networks.numba_backend import NumbaBackend
 from streamflow_nodes.networks.rules import Rules

@@ -12,7 +12,8 @@ import nir
 import numpy as np
 import pytest
 from streamflow_nodes.classifiers.spiking_classifier import SpikingClassifier
-from streamflow_nodes.networks.engine import State, compile_network
+from streamflow_nodes.networks.compiler import compile_network
+from streamflow_nodes.networks.engine import State
 from streamflow_nodes.networks.rules import Rules
 from streamflow_nodes.networks.wiring import wire
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamflow_nodes.networks.engine import State, compile_network
+from streamflow_nodes.networks.compiler import compile_network
+from streamflow_nodes.networks.engine import State
 from streamflow_nodes.networks.rules import Rules
 from streamflow_nodes.networks.wiring import read_network
 from streamflow_nodes.processors.spiking_network import SpikingNetwork

@@ -14,7 +14,8 @@ from streamflow.packet import Events, Packet, Table
 
 from ..events.packets import Sensor, check_sensor, no_words, words_of
 from ..kernels.burst_measures import cells_and_steps
-from ..networks.engine import Program, State, compile_network
+from ..networks.compiler import Program, compile_network
+from ..networks.engine import State
 from ..networks.nir_file import NetworkError
 from ..networks.rules import Integrator, Reset, Rules
 from ..networks.wiring import read_network

@@ -1,6 +1,6 @@
 """Steps any network of spiking units: an interpreter of tables, so that nothing compiles per file.
 
-`networks/engine.py` makes the tables and says what is in them; the equations of a step are in
+`networks/compiler.py` makes the tables and says what is in them; the equations of a step are in
 `networks/rules.py`. The network is a row of *points*, in evaluation order. A point sums up its
 input in an accumulator, and gives out a list of (index, value): which of its places are not 0. Into
 a point lead *connections*, each of which reads the list of one point, of this step or an earlier

@@ -205,7 +205,7 @@ def check(file: str, as_json: bool, **options: Any) -> int:
     Exit code 0: it runs under these rules. 2: it is wrong, or the rules do not fit it. Without --dt
     a file with time constants is checked with its shortest one.
     """
-    from .engine import compile_network
+    from .compiler import compile_network
 
     wiring, rules = _read(file, _Wrong), _given(options)
     try:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine import State, compile_network, warm_up
+from .compiler import compile_network
+from .engine import State, warm_up
 from .rules import Rules
 from .wiring import Wiring
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backend import Backend, make_backend
-from .engine import State, compile_network, warm_up
+from .compiler import compile_network
+from .engine import State, warm_up
 from .rules import Rules
 from .wiring import Wiring
 
