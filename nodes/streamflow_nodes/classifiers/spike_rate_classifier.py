@@ -10,8 +10,8 @@ import numpy as np
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import SPIKE, Packet, Spikes, Table
 
-from ..events.packets import microseconds
-from ..networks.spike_counts import check_units, class_names
+from ..networks.spike_counts import check_units, output_classes
+from ..spans import microseconds
 
 DECISION = np.dtype([("time_us", "<i8"), ("class", "S64"), ("spikes", "<i8"), ("share", "<f8")])
 
@@ -47,7 +47,7 @@ class SpikeRateClassifier(Node[SpikeRateClassifierSettings]):
 
     def open(self) -> None:
         s = self.settings
-        self._names = class_names(self, s.classes)
+        self._names = output_classes(self, s.classes)
         self._window = microseconds(self, "window", s.window)
         self._period = microseconds(self, "period", s.period)
         self._recent = np.empty(0, SPIKE)

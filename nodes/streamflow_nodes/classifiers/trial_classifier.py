@@ -14,9 +14,9 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Settings
 from streamflow.packet import SPIKE, Packet, Spikes, Table
 
-from ..events.packets import span_of
-from ..networks.spike_counts import check_units, class_names
+from ..networks.spike_counts import check_units, output_classes
 from ..particles.scoring import wilson
+from ..spans import span_of
 
 NOTHING = "(no spikes)"
 _OPEN = np.dtype([("start", "<i8"), ("stop", "<i8"), ("class", "S64"), ("recording", "S64")])
@@ -54,7 +54,7 @@ class TrialClassifier(Node[TrialClassifierSettings]):
     decisions = Out(Table)
 
     def open(self) -> None:
-        self._names = class_names(self, self.settings.classes)
+        self._names = output_classes(self, self.settings.classes)
         units = len(self._names)
         self._open = np.empty(0, _OPEN)
         self._recent = np.empty(0, SPIKE)  # of trials that are not over, or not known yet

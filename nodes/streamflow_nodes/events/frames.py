@@ -15,7 +15,8 @@ from streamflow.node import Emission, Node
 from streamflow.packet import Events, Packet
 
 from ..kernels.pixel_times import NEVER
-from .packets import OneSensor, Sensor, Words, microseconds, words_of
+from ..spans import microseconds
+from .packets import OneSensor, Sensor, Words, words_of
 
 Begin = Callable[[Sensor], None]
 Fill = Callable[[Words, int, int, int], int]

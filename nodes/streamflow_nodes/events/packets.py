@@ -17,6 +17,8 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, Node, Out
 from streamflow.packet import EVENT, Events, Packet
 
+from ..spans import span_of
+
 _WORD = np.dtype(np.int64)
 
 Words = NDArray[np.int64]
@@ -132,19 +134,3 @@ def pick(
         node.count_fault("outside_sensor", outside)
     if count:
         yield port(events_of(kept, count, sensor), packet.start, packet.stop)
-
-
-def microseconds(node: Node[Any], setting: str, seconds: float) -> int:
-    """The setting in whole microseconds; NodeError when it is shorter than one or endless."""
-    if not 0.5e-6 < seconds < 1e12:
-        raise NodeError(
-            node.name,
-            f"settings: {setting} is {seconds} s; expected at least one microsecond (stream time's "
-            "unit) and less than 1e12 s",
-        )
-    return round(seconds * 1e6)
-
-
-def span_of(packet: Packet[Any]) -> str:
-    """Where a packet lies in the stream, for messages."""
-    return f"packet [{packet.start}, {packet.stop}) us"

@@ -34,6 +34,11 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FAILS = "the disk, or the way to it, fails: see the kernel's log; give a path on another disk"
 
 
+def disk_advice(error: OSError) -> str:
+    """What to do about a file that could not be written."""
+    return _FAILS if error.errno == errno.EIO else "free space, or give a path on another disk"
+
+
 def is_full(error: BaseException) -> bool:
     """Whether what failed was for want of space: a full disk, a quota, a limit on the file."""
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
@@ -328,12 +333,9 @@ class AssembledFile:
 
     def _cannot(self, error: OSError) -> DeviceError:
         what = error.strerror or str(error)
-        advice = (
-            _FAILS if error.errno == errno.EIO else "free space, or give a path on another disk"
-        )
         return DeviceError(
             f"{self.node}: cannot build {self.path}: {what}; all records are in "
-            f"{self.journal.path}, which can be read: {advice}"
+            f"{self.journal.path}, which can be read: {disk_advice(error)}"
         )
 
 

@@ -8,10 +8,10 @@ from streamflow.errors import NodeError
 from streamflow.node import Node
 from streamflow.packet import SPIKE, Packet, Spikes
 
-from ..events.packets import span_of
+from ..spans import span_of
 
 
-def class_names(node: Node[Any], classes: list[str]) -> list[bytes]:
+def output_classes(node: Node[Any], classes: list[str]) -> list[bytes]:
     """The classes as cells of a table; NodeError unless they are two or more and distinct."""
     names = [name.encode() for name in classes]
     if len(set(names)) != len(names) or len(names) < 2 or not all(0 < len(n) <= 64 for n in names):

@@ -13,8 +13,9 @@ from streamflow.errors import NodeError
 from streamflow.node import Node
 from streamflow.packet import Events, Packet
 
-from ..events.packets import Words, span_of
+from ..events.packets import Words
 from ..kernels.burst_measures import measure_burst
+from ..spans import span_of
 from .rows import PARTICLE
 
 OUTER = 0.25  # of the sensor's height: farther from the mean position is outside
@@ -27,7 +28,7 @@ def warm_up(words: Words) -> None:
     measure_burst(event, 1.0, np.empty(6))
 
 
-def class_names(node: Node[Any], names: list[str]) -> list[bytes]:
+def particle_classes(node: Node[Any], names: list[str]) -> list[bytes]:
     """The names as a particle's row holds them; NodeError when one does not fit."""
     length = PARTICLE["class"].itemsize
     for name in names:

@@ -28,7 +28,7 @@ from streamflow.packet import Events, Packet
 from ..events.packets import Words
 from ..kernels.read_out import DEBRIS as IS_DEBRIS
 from ..kernels.read_out import NO_SECOND, NOTHING, read_out
-from .bursts import class_names, look
+from .bursts import look, particle_classes
 from .rows import ABORTED, DEBRIS, DOUBLET, LATE, MERGED, OVERLAP, PARTICLE
 
 MEASURES = (
@@ -59,7 +59,7 @@ class Readout:
         NodeError when an output's name means nothing.
         """
         self._node = node
-        self._names = class_names(node, classes)
+        self._names = particle_classes(node, classes)
         self._deadline, self._act_above = deadline, act_above
         groups = [name for name in outputs if name not in MEASURES]
         first, second = zip(*(_group(node, name, classes) for name in groups), strict=True)

@@ -10,9 +10,10 @@ import msgspec
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import Events, Packet
 
-from ..events.packets import OneSensor, Sensor, microseconds, no_words, pick, words_for
+from ..events.packets import OneSensor, Sensor, no_words, pick, words_for
 from ..kernels.background_activity import keep_supported, keep_supported_by
 from ..kernels.pixel_times import NEVER, quiet_pixels
+from ..spans import microseconds
 
 Neighbours = Annotated[int, msgspec.Meta(ge=1, le=8)]
 

@@ -11,7 +11,7 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Positive, Seconds, Settings
 from streamflow.packet import EVENT, Events, Packet
 
-from ..events.packets import Sensor, Words, check_sensor, microseconds, no_words, words_of
+from ..events.packets import Sensor, Words, check_sensor, no_words, words_of
 from ..kernels.burst_trigger import (
     add_signs,
     backward_times,
@@ -19,6 +19,7 @@ from ..kernels.burst_trigger import (
     is_quiet,
     passage_centres,
 )
+from ..spans import microseconds
 
 NEVER = -(1 << 62)
 FEW = 1024  # words of events that are not worth tidying away

@@ -11,8 +11,9 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Positive, Settings
 from streamflow.packet import Events, Packet
 
-from ..events.packets import Sensor, no_words, pick, span_of, words_for
+from ..events.packets import Sensor, no_words, pick, words_for
 from ..kernels.crop import keep_inside
+from ..spans import span_of
 
 Pixel = Annotated[int, msgspec.Meta(ge=0, le=32766)]
 

@@ -12,9 +12,10 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import Events, Packet
 
-from ..events.packets import OneSensor, Sensor, Words, microseconds, no_words, pick, words_for
+from ..events.packets import OneSensor, Sensor, Words, no_words, pick, words_for
 from ..kernels.hot_pixels import HOT, keep_cool
 from ..kernels.pixel_times import quiet_pixels
+from ..spans import microseconds
 
 Hertz = Annotated[float, msgspec.Meta(gt=0)]
 

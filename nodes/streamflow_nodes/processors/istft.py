@@ -15,7 +15,7 @@ from streamflow.packet import Packet, Samples, Tensor
 from ..audio.samples import sample_time
 from ..audio.spectra import AXES, Frames, FrameSettings, Spectra, Synthesis
 from ..audio.streams import FloatSamples, sample_at
-from ..events.packets import span_of
+from ..spans import span_of
 
 LONGEST_GAP = 3600
 """Seconds of missing frames that are taken as silence."""

@@ -12,7 +12,7 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import Packet, Table
 
-from ..events.packets import microseconds, span_of
+from ..spans import microseconds, span_of
 
 Rows = NDArray[Any]
 Times = NDArray[np.int64]

@@ -14,7 +14,7 @@ from streamflow.node import Emission, In, Node, Out, Positive, Settings
 from streamflow.packet import Packet, Samples
 
 from ..audio.streams import FAULTS, KeptSamples
-from ..events.packets import span_of
+from ..spans import span_of
 
 Decibels = Annotated[float, msgspec.Meta(ge=-200, le=200)]
 

@@ -10,9 +10,10 @@ import numpy as np
 from streamflow.node import Emission, In, Node, Out, Seconds, Settings
 from streamflow.packet import Events, Packet
 
-from ..events.packets import OneSensor, Sensor, microseconds, no_words, pick, words_for
+from ..events.packets import OneSensor, Sensor, no_words, pick, words_for
 from ..kernels.pixel_times import NEVER
 from ..kernels.refractory import keep_rested
+from ..spans import microseconds
 
 
 class RefractorySettings(Settings, frozen=True, kw_only=True):

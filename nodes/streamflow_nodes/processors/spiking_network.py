@@ -22,12 +22,13 @@ from streamflow.node import (
 )
 from streamflow.packet import SPIKE, Events, Packet, Spikes, Tensor
 
-from ..events.packets import microseconds, span_of, words_of
+from ..events.packets import words_of
 from ..networks.backend import BackendName
 from ..networks.nir_file import NetworkError
 from ..networks.rules import Integrator, RecurrentStart, Reset, Rules
 from ..networks.stepping import make_steppers, offsets_of
 from ..networks.wiring import read_network
+from ..spans import microseconds, span_of
 
 _Int = NDArray[np.int64]
 _NEVER = -(1 << 62)

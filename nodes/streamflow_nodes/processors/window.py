@@ -11,17 +11,10 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, In, Node, Out, Positive, Seconds, Settings
 from streamflow.packet import Events, Packet
 
-from ..events.packets import (
-    Sensor,
-    Words,
-    check_sensor,
-    events_of,
-    microseconds,
-    no_words,
-    words_of,
-)
+from ..events.packets import Sensor, Words, check_sensor, events_of, no_words, words_of
 from ..kernels.pixel_times import NEVER
 from ..kernels.window import find_stop
+from ..spans import microseconds
 
 
 class WindowSettings(Settings, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from streamflow.packet import Packet, Samples
 
 from ..audio.scores import WIDEBAND, Dnsmos, delay, pesq, require, si_snr, stoi
 from ..audio.streams import FAULTS, FloatSamples, KeptSamples
-from ..events.packets import span_of
+from ..spans import span_of
 
 Measure = Literal["pesq", "stoi", "dnsmos"]
 NEEDED = {"pesq": ["pesq"], "stoi": ["pystoi"], "dnsmos": ["onnxruntime", "speechmos"]}

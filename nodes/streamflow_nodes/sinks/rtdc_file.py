@@ -18,9 +18,9 @@ from streamflow.errors import DeviceError, NodeError
 from streamflow.node import In, Node, OutputPath, Positive, Seconds
 from streamflow.packet import Packet, Table
 
-from ..events.packets import microseconds
 from ..files.output import FullDiskSettings, OutputFile
-from ..files.records import DraftFile, RecordFile, check_reserve, is_full, library
+from ..files.records import DraftFile, RecordFile, check_reserve, disk_advice, is_full, library
+from ..spans import microseconds
 
 Rows = NDArray[Any]
 Above0 = Annotated[float, msgspec.Meta(gt=0)]
@@ -319,7 +319,7 @@ class RtdcFile(Node[RtdcFileSettings]):
         except OSError as error:
             raise DeviceError(
                 f"{self.name}: cannot write {self._path}: {error.strerror}; all {self._count} "
-                f"particles are in {self._journal.path}; free space, or give a path on another disk"
+                f"particles are in {self._journal.path}; {disk_advice(error)}"
             ) from error
 
     def _fill(self, file: Any) -> None:

@@ -25,7 +25,7 @@ from ..events.cameras import (
     choose,
 )
 from ..events.live import FAULTS, LiveLimits, LiveStream
-from ..events.packets import microseconds
+from ..spans import microseconds
 
 LONGEST = 60_000_000  # us: a camera's time that leaps further is a fault of the camera's
 PATIENCE = 0.01  # s that one read may wait: the run's end must be heard

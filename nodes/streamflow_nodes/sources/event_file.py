@@ -13,10 +13,10 @@ from streamflow import DeviceError, Events, Node, Out, Settings
 from streamflow.node import Emission, FilePath, Positive, Seconds
 from streamflow.packet import EVENT
 
-from ..events.packets import microseconds
 from ..events.readers import open_recording, warm_up
 from ..events.recording import SKIPPED, Layout, Recording
 from ..kernels.event_order import join_jumps, keep_ordered, slice_starts
+from ..spans import microseconds
 
 EventArray = NDArray[Any]  # (n,) of EVENT
 EventWords = NDArray[np.int64]  # the same memory, two words an event

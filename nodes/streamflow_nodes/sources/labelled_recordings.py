@@ -14,7 +14,7 @@ from streamflow.node import Emission, FilePath, Node, Out, Positive, Seconds, Se
 from streamflow.packet import Events, Table
 
 from ..events.datasets import LabelledRecording, open_dataset, rows_of
-from ..events.packets import microseconds
+from ..spans import microseconds
 
 TRIAL = np.dtype([("start_us", "<i8"), ("stop_us", "<i8"), ("class", "S64"), ("recording", "S64")])
 """One recording in the stream: where it lies, its label, its name in the dataset."""

@@ -14,9 +14,9 @@ from streamflow.errors import NodeError
 from streamflow.node import Emission, Fraction, Node, Out, Positive, Seconds, Settings
 from streamflow.packet import EVENT, Events, Table
 
-from ..events.packets import microseconds
 from ..particles.optics import Optics, require_miepython
 from ..particles.simulation import CLASSES, Camera, Sample, Simulation
+from ..spans import microseconds
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
 PerSecond = Annotated[float, msgspec.Meta(ge=0, le=100_000)]

@@ -15,7 +15,7 @@ from streamflow.node import Emission, Positive, Seconds
 
 from ..audio.rtp import DYNAMIC, FAULTS, RTCP, STATIC, JitterBuffer, Piece, decode_l16, parse_rtp
 from ..audio.samples import sample_time
-from ..events.packets import microseconds
+from ..spans import microseconds
 from ..udp_sockets import dropped, listening
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]

@@ -16,9 +16,9 @@ from streamflow import Events, Node, Out, Settings
 from streamflow.node import Emission, Positive, Seconds
 
 from ..events.live import FAULTS, LiveLimits, LiveStream
-from ..events.packets import microseconds
 from ..kernels import udp_events as datagrams
 from ..kernels.udp_events import LAYOUTS, Format
+from ..spans import microseconds
 from ..udp_sockets import dropped, listening
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
