@@ -61,6 +61,16 @@ def test_stereo_at_44_kHz_comes_out_as_it_went_in(tmp_path: Path) -> None:
     assert si_snr(one[0][:, 0], reference) > si_snr(both[:, 0], reference) + 5
 
 
+def test_a_file_without_samples_comes_out_as_one(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "empty.wav", np.empty((0, 2), np.float32), 22_050)
+
+    outcome = run(tmp_path, "--set", "input.path=empty.wav", "--set", "output.path=out.wav")
+
+    assert outcome.returncode == 0, outcome.stderr
+    told = soundfile.info(tmp_path / "out.wav")
+    assert (told.frames, told.samplerate, told.channels) == (0, 22_050, 2)
+
+
 def test_the_live_graph_is_sound_and_says_what_is_missing_without_a_microphone(
     tmp_path: Path,
 ) -> None:

@@ -127,6 +127,10 @@ class Denoise(Node[DenoiseSettings]):
         if self._chain is not None:
             yield from self._release(self._stream.next)
             yield from self._leave(self._chain.finish(self._stream.next))
+        elif self._stream.has_begun:  # without a sample: an empty file in is an empty file out
+            stream = self._stream
+            nothing = Samples(np.zeros((0, stream.channels), np.float32), stream.rate, stream.first)
+            yield self.denoised(nothing, stream.start, stream.start)
 
     def results(self) -> dict[str, Any]:
         front_end, rate = self._front_end, self._stream.rate or self._front_end.rate
