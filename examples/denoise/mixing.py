@@ -17,15 +17,14 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 from scipy.fft import irfft, next_fast_len, rfft
+from scipy.signal import fftconvolve
+from simulated import KNOTS, RATE, SimulatedNoises, Wave
 
-Wave = NDArray[np.float32]
-"""(samples,) float32, full scale 1."""
-RATE = 16_000
 SNR_DB = (-5.0, 20.0)  # of a fixed mix, uniform: the range of the N-DNS challenge
 LEVEL_DBFS = (-35.0, -15.0)  # RMS of a fixed mix, uniform; likewise
 RECENT = 96  # crops and changed noises kept to be used again: mixing must keep up with training
-FEW = 16  # of simulated noises
-KNOTS = np.array([0, 100, 300, 900, 2700, 5400, 8000])  # Hz, where a random response is set
+FEW = 16  # of simulated coloured noises
+MANY = 64  # of other simulated noises
 SMOOTH = np.linspace(0, RATE / 2, 257)  # Hz, where it is computed
 SILENCE = 1e-9  # energy per sample under which there is nothing to scale
 
@@ -133,18 +132,24 @@ class TrainingMixes:
 
     A share of `plain` mixes is made as the fixed ones are, without any of that; in a share of
     `varied` ones among them, the recordings are changed all the same, so that they are not learned
-    by heart: voice and noise as above, one noise in four with another one under it.
+    by heart: voice and noise as above, one noise in four with another one under it. A share
+    `spliced` of the varied voices are two readers in turn, and a share `simulated` of the varied
+    noises are simulated ones, or such a one over a recording: coloured noise, noise in bands,
+    tones that glide or stay, and strokes that ring, whose numbers are random over wide ranges.
     """
 
     def __init__(
-        self, corpus: Corpus, seconds: float, seed: int, plain: float = 0.0, varied: float = 0.0
-    ) -> None:
+        self, corpus: Corpus, seconds: float, seed: int, plain: float = 0.0, varied: float = 0.0,
+        simulated: float = 0.0, spliced: float = 0.0,
+    ) -> None:  # fmt: skip
         self.corpus, self.plain, self.varied = corpus, plain, varied
+        self.share_simulated, self.spliced = simulated, spliced
         self.recordings = [wave for kind in sorted(corpus.noise) for wave in corpus.noise[kind]]
         self.samples = round(seconds * RATE)
-        self.random = np.random.default_rng(seed)
+        self.begin(seed)
         self.crops: deque[tuple[str, Wave]] = deque(maxlen=RECENT)
         self.simulated: deque[Wave] = deque(maxlen=FEW)
+        self.made: deque[Wave] = deque(maxlen=MANY)
         self.recent: deque[Wave] = deque(maxlen=RECENT)
         self.speakers = sorted(corpus.speech)
         self.kinds = sorted(corpus.noise)
@@ -157,6 +162,11 @@ class TrainingMixes:
         lengths = np.array([sum(map(len, corpus.speech[name])) for name in self.speakers], float)
         self.speech_weights = lengths / lengths.sum()
 
+    def begin(self, seed: int | list[int]) -> None:
+        """From here on, the mixes of this seed, but for the sounds that are kept for later."""
+        self.random = np.random.default_rng(seed)
+        self.noises = SimulatedNoises(self.samples, self.random)
+
     def batch(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns noisy and clean waves, (count, samples) float32 both."""
         pairs = [self._pair() for _ in range(count)]
@@ -167,7 +177,7 @@ class TrainingMixes:
         if random.random() < self.plain:
             name = self.speakers[random.integers(len(self.speakers))]
             if random.random() < self.varied:
-                speech, noise = self._speech(name), self._varied()
+                speech, noise = self._voice(name), self._varied()
             else:
                 speech = self._crop(self.corpus.speech[name][0], self.samples, repeat=True)
                 noise = self._crop(self._any_recording(), self.samples, repeat=True)
@@ -190,6 +200,19 @@ class TrainingMixes:
         wave = recordings[random.integers(len(recordings))]
         speed = random.uniform(0.9, 1.12)
         return self._changed(wave, speed, 6.0, random.random() < 1 / 7, repeat=False)
+
+    def _voice(self, speaker: str) -> Wave:
+        """A reader, now and then followed by another one at about the same level."""
+        random = self.random
+        first = self._speech(speaker)
+        if random.random() >= self.spliced:
+            return first
+        other = self._speech(self.speakers[random.integers(len(self.speakers))])
+        energy = float(other @ other) / len(other) + SILENCE
+        gain = 10 ** (random.uniform(-4, 4) / 20) * np.sqrt(float(first @ first) / len(first))
+        turn = np.arange(self.samples) - random.uniform(0.15, 0.85) * self.samples
+        share = np.clip(turn / (0.02 * RATE), 0, 1).astype(np.float32)  # fades within 20 ms
+        return first * (1 - share) + other * share * np.float32(gain / np.sqrt(energy))
 
     def _changed(
         self, wave: NDArray[np.int16], speed: float, most_db: float, room: bool, repeat: bool
@@ -264,12 +287,20 @@ class TrainingMixes:
         """A recording changed at random, now and then over another one."""
         random = self.random
         waves = []
-        for _ in range(1 + (random.random() < 0.25)):
+        count = 1 + (random.random() < 0.25)
+        if random.random() < self.share_simulated:
+            waves.append(self._made())
+            count = int(random.random() < 0.5)
+        for _ in range(count):
             wave = self._any_recording()
             if random.random() < 0.25:
                 wave = wave[::-1]
             speed = float(np.exp(random.uniform(-0.4, 0.4)))
             waves.append(self._changed(wave, speed, 9.0, random.random() < 0.1, repeat=True))
+            if self.share_simulated and random.random() < 0.2:
+                waves[-1] = waves[-1] * self.noises.swell()
+            if self.share_simulated and random.random() < 0.15:
+                waves[-1] = self.noises.bands(waves[-1])
         return waves[0] if len(waves) == 1 else self._together(waves)
 
     def _together(self, waves: list[Wave]) -> Wave:
@@ -283,8 +314,7 @@ class TrainingMixes:
         """A recording changed at random, or mostly a recent one turned: that is quick."""
         random = self.random
         if len(self.recent) == RECENT and random.random() < 0.8:
-            wave = self.recent[random.integers(RECENT)]
-            return np.roll(wave, int(random.integers(len(wave))))
+            return self._turned(self.recent)
         recordings = self.corpus.noise[str(random.choice(self.kinds, p=self.weights))]
         wave = recordings[random.integers(len(recordings))]
         if random.random() < 0.2:
@@ -307,20 +337,24 @@ class TrainingMixes:
         return together
 
     def _simulated(self) -> Wave:
-        """Gaussian noise of a random spectral slope and colour, half of it slowly modulated."""
-        random = self.random
-        if len(self.simulated) == FEW and random.random() < 0.8:
-            wave = self.simulated[random.integers(FEW)]
-            return np.roll(wave, int(random.integers(len(wave))))
-        spectrum = rfft(random.standard_normal(self.samples, np.float32))
-        bins = np.arange(len(spectrum))
-        slope = np.maximum(bins / self.samples * RATE, 20.0) ** -random.uniform(0, 1.3)
-        gains = random.uniform(-12, 12, len(KNOTS)) * random.random()
-        colour = 10 ** (np.interp(bins / self.samples * RATE, KNOTS, gains) / 20)
-        wave = np.asarray(irfft(spectrum * (slope * colour), self.samples), np.float32)
-        if random.random() < 0.5:
-            points = int(random.integers(3, 40))
-            depth = 10 ** (random.uniform(-15, 0, points) / 20)
-            wave *= np.interp(np.linspace(0, points - 1, len(wave)), np.arange(points), depth)
-        self.simulated.append(wave)
+        """Simulated coloured noise, or mostly a recent one turned: that is quick."""
+        if len(self.simulated) == FEW and self.random.random() < 0.8:
+            return self._turned(self.simulated)
+        self.simulated.append(self.noises.noise())
+        return self.simulated[-1]
+
+    def _made(self) -> Wave:
+        """Simulated noise of a kind drawn at random, perhaps in a room."""
+        if self.random.random() < 0.15:
+            return self._simulated()
+        if len(self.made) == MANY and self.random.random() < 0.6:
+            return self._turned(self.made)
+        wave = self.noises.any()
+        if self.random.random() < 0.3:
+            wave = fftconvolve(wave, self._room())[: self.samples].astype(np.float32)
+        self.made.append(wave)
         return wave
+
+    def _turned(self, waves: deque[Wave]) -> Wave:
+        wave = waves[self.random.integers(len(waves))]
+        return np.roll(wave, int(self.random.integers(len(wave))))

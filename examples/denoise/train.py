@@ -23,7 +23,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from fused import HALF, Masked
 from mixing import TrainingMixes, fixed_mixes, load
@@ -228,6 +227,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bits", type=int, default=0, help="to round weights to (0: not)")
     parser.add_argument("--plain", type=float, default=0, help="share of mixes left unchanged")
     parser.add_argument("--varied", type=float, default=0, help="share of those changed after all")
+    parser.add_argument("--simulated", type=float, default=0, help="share of noises, of those")
+    parser.add_argument("--spliced", type=float, default=0, help="share of voices, of those")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--states", type=int, default=64, help="complex ones, of each layer")
     parser.add_argument("--layers", type=int, default=3)
@@ -251,8 +252,9 @@ def main() -> None:
     shape = Shape(options.width, options.states, options.layers, options.low, options.taps)
     network = Network(shape)
     mixes = TrainingMixes(
-        load(options.data, "train"), options.seconds, options.seed, options.plain, options.varied
-    )
+        load(options.data, "train"), options.seconds, options.seed, options.plain,
+        options.varied, options.simulated, options.spliced,
+    )  # fmt: skip
     val = val_mixes(options.data)
     elapsed = 0.0
     if options.start:
@@ -264,7 +266,7 @@ def main() -> None:
         state = torch.load(options.checkpoint, weights_only=True)
         training.load_state_dict(state)
         elapsed = state["elapsed"]
-        mixes.random = np.random.default_rng([options.seed, training.step])
+        mixes.begin([options.seed, training.step])
     dataset = Mixes(mixes, options.batch, network)
     batches = iter(DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=16))
     started, shown, gain = time.monotonic() - elapsed, elapsed, 0.0

@@ -124,6 +124,54 @@ def test_plain_mixes_hold_recordings_as_they_are_unless_varied(data, varied):
     assert sum(pieces) == (0 if varied else len(pieces))
 
 
+def test_simulated_voices_and_noises_take_their_share_and_repeat_with_the_seed(data):
+    import mixing
+
+    corpus = mixing.load(data, "train")
+    plain = {"plain": 1.0, "varied": 1.0}
+    made = {
+        share: mixing.TrainingMixes(corpus, 0.5, 7, simulated=share, spliced=share, **plain)
+        for share in (0.0, 1.0)
+    }
+    again = mixing.TrainingMixes(corpus, 0.5, 7, simulated=1.0, spliced=1.0, **plain)
+
+    batches = {share: mixes.batch(40) for share, mixes in made.items()}
+    assert len(made[0.0].made) + len(made[0.0].simulated) == 0
+    assert len(made[1.0].made) + len(made[1.0].simulated) == 40
+    assert np.array_equal(batches[1.0][0], again.batch(40)[0])
+    for noisy, clean in batches.values():
+        assert np.isfinite(noisy).all()
+        assert len({wave.tobytes() for wave in noisy}) == 40
+        assert noisy.shape == clean.shape == (40, 8000)
+
+
+@pytest.mark.parametrize("kind", ["noise", "tones", "strokes", "beeps"])
+def test_simulated_noises_are_audible_and_no_two_are_alike(kind):
+    from simulated import SimulatedNoises
+
+    noises = SimulatedNoises(8000, np.random.default_rng(3))
+    waves = np.stack([getattr(noises, kind)() for _ in range(50)])
+
+    assert waves.dtype == np.float32
+    assert np.isfinite(waves).all()
+    assert ((waves**2).mean(1) > 1e-9).all()
+    spectra = np.abs(np.fft.rfft(waves / np.linalg.norm(waves, axis=1, keepdims=True)))
+    alike = spectra @ spectra.T / np.outer(*2 * [np.linalg.norm(spectra, axis=1)])
+    assert np.median(alike[np.triu_indices(50, 1)]) < 0.9
+
+
+def test_bands_are_steep():
+    from simulated import SimulatedNoises
+
+    noises = SimulatedNoises(16_000, np.random.default_rng(4))
+    click = np.zeros(16_000, np.float32)
+    click[0] = 1
+    steps = [np.abs(np.diff(np.log10(np.abs(np.fft.rfft(noises.bands(click)))))) for _ in range(9)]
+
+    assert all(len(np.flatnonzero(step > 1e-3)) <= 8 for step in steps), "flat between edges"
+    assert max(step.max() for step in steps) > 1  # 20 dB from one hertz to the next
+
+
 def test_spectra_give_the_wave_back_at_both_ends_too():
     import torch
     from network import spectra, waves_of
