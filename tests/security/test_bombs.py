@@ -141,6 +141,37 @@ def network_of_repeated_text(path: Path) -> None:
         file.create_dataset("node/metadata/text", (900,), kind, fillvalue="x" * 60_000)
 
 
+def damage_first_text(path: Path, number: int, size: int) -> None:
+    """Let the first item of HDF5's heap of texts say that it is `number` and so many bytes long."""
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<H6xQ", data, data.index(b"GCOL") + 16, number, size)
+    path.write_bytes(data)
+
+
+def network_whose_texts_go_round(path: Path) -> None:
+    network(path)
+    damage_first_text(path, 0, 0)
+
+
+def network_whose_texts_wrap_round(path: Path) -> None:
+    network(path)
+    damage_first_text(path, 1, (1 << 64) - 16)
+
+
+def network_of_many_texts(path: Path) -> None:
+    network(path)
+    items = struct.pack("<H6xQ", 1, 0) * (3 << 19)
+    with path.open("ab") as file:
+        file.write(struct.pack("<4sB3xQ", b"GCOL", 1, 16 + len(items)) + items)
+
+
+def hdf5_whose_texts_go_round(path: Path) -> None:
+    hdf5(path, shape=(4,))
+    with h5py.File(path, "a") as file:
+        file.attrs["geometry"] = "32x24"
+    damage_first_text(path, 0, 0)
+
+
 def bag_whose_chunk_inflates(path: Path) -> None:
     from rosbags import rosbag1
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -201,6 +232,7 @@ BOMBS: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
         (EVENTS, ".h5", hdf5_of_huge_columns, "says that it has 1000000000000 rows"),
         (EVENTS, ".h5", hdf5_of_huge_chunks, "has chunks of 2147483648 bytes"),
         (EVENTS, ".h5", hdf5_whose_chunk_inflates, "a chunk that becomes more than its 512 bytes"),
+        (EVENTS, ".h5", hdf5_whose_texts_go_round, "goes round for ever"),
         (EVENTS, ".csv", csv_without_lines, "a line of over"),
         (EVENTS, ".aedat4", aedat4_with_a_huge_header, "which the file does not have"),
         (EVENTS, ".aedat4", aedat4_with_a_long_header, "over 1048576"),
@@ -215,6 +247,9 @@ BOMBS: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
         (NETWORK, ".nir", network_of_groups_in_groups, "is there twice"),
         (NETWORK, ".nir", network_that_leads_elsewhere, "is a link to another place"),
         (NETWORK, ".nir", network_of_repeated_text, "more than 1048576 characters"),
+        (NETWORK, ".nir", network_whose_texts_go_round, "goes round for ever"),
+        (NETWORK, ".nir", network_whose_texts_wrap_round, "goes round for ever"),
+        (NETWORK, ".nir", network_of_many_texts, "more than 1048576 items"),
         (TRUTH, ".csv", truth_without_end, "has more than 67108864 bytes"),
         (TRUTH, ".csv", truth_that_never_comes, "is no file"),
     )

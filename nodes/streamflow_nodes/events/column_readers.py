@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamflow.errors import DeviceError
 from streamflow.packet import EVENT
 
-from ..files.bounded import check_storage
+from ..files.bounded import check_heaps, check_storage
 from ..files.records import library
 from .recording import COLUMN_NAMES, EventWords, Recording, fill_column
 
@@ -65,7 +65,7 @@ def open_hdf5(path: str, wanted: str) -> Recording:
     h5py = library("h5py", path, "files")
     with _hdf5_errors(path), h5py.File(path, "r", locking=False) as file:
         where = _chosen(h5py, file, path, wanted)
-        width, height = _hdf5_size(file, where)
+        width, height = _hdf5_size(file, where, path)
         _hdf5_columns(h5py, file[where], path)
 
     def chunks() -> Iterator[EventWords]:
@@ -221,13 +221,20 @@ def _around(file: Any, where: str) -> list[Any]:
     return [*(file[name] for name in names if name), file]
 
 
-def _hdf5_size(file: Any, where: str) -> tuple[int | None, int | None]:
+def _attribute(thing: Any, name: str, path: str) -> Any:
+    """An attribute's value, None where there is none."""
+    if name in thing.attrs and thing.attrs.get_id(name).dtype.hasobject:
+        check_heaps(path)  # a text of any length
+    return thing.attrs.get(name)
+
+
+def _hdf5_size(file: Any, where: str, path: str) -> tuple[int | None, int | None]:
     """Sensor size from attributes `width` and `height`, or Prophesee's `geometry`."""
     for thing in _around(file, where):
-        sides = [thing.attrs.get(side) for side in ("width", "height")]
+        sides = [_attribute(thing, side, path) for side in ("width", "height")]
         if all(np.ndim(side) == 0 and np.asarray(side).dtype.kind in "iu" for side in sides):
             return int(sides[0]), int(sides[1])
-        said = thing.attrs.get("geometry")
+        said = _attribute(thing, "geometry", path)
         text = said.decode(errors="replace") if isinstance(said, bytes) else said
         if isinstance(text, str) and (match := re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)):
             return int(match[1]), int(match[2])
@@ -238,7 +245,9 @@ def _offset(file: Any, where: str, path: str) -> int:
     """What the dataset `t_offset` beside or above the events adds to every time (us)."""
     for thing in _around(file, where):
         if hasattr(thing, "keys") and "t_offset" in thing:
-            value = np.asarray(thing["t_offset"][()])
+            kept = thing["t_offset"]
+            is_number = getattr(kept, "dtype", np.dtype(object)).kind in "iu"
+            value = np.asarray(kept[()] if is_number else str(kept))
             if value.size != 1 or value.dtype.kind not in "iu" or abs(int(value.item())) >> 62:
                 raise DeviceError(
                     f"{path}: t_offset is {str(value)[:40]}; expected one number of us: {DAMAGED}"

@@ -7,8 +7,10 @@ gigabytes. What is too large is refused here before anything is allocated for it
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,11 @@ TEXT_LIMIT = 1 << 20  # characters of all text in a model
 DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
 _MOST = {DEFLATE: 1032, LZF: 88}  # how many times larger what these decompress can be, at the most
 INFLATED = 1 << 30  # bytes; a chunk that could become more is decompressed in steps to see
+
+_HEAP = struct.Struct("<4sB3xQ")  # of HDF5 (its format, III.E): "GCOL", version, bytes
+_HEAP_ITEM = struct.Struct("<H6xQ")  # number (0: what is free), bytes
+HEAP_ITEMS = 1 << 20  # of all heaps
+_BLOCK = 1 << 22  # bytes of a file that are looked through at once
 
 
 # --- .npz -----------------------------------------------------------------------------------------
@@ -88,6 +95,46 @@ def read_npz(path: str) -> dict[str, NDArray[Any]]:
 # --- HDF5 -----------------------------------------------------------------------------------------
 
 
+def check_heaps(path: str) -> None:
+    """ValueError when HDF5 would never come back from reading a text in the file.
+
+    Texts of any length lie in global heaps, which HDF5 walks from item to item as far as each says
+    (seen with 2.0.0): an item of no bytes keeps it in place for ever.
+    """
+    with Path(path).open("rb") as file:
+        left, at, before = HEAP_ITEMS, 0, b""
+        while block := file.read(_BLOCK):
+            data = before + block
+            found = data.find(b"GCOL")
+            while found >= 0:
+                left -= _check_heap(file, at - len(before) + found, left)
+                found = data.find(b"GCOL", found + 4)
+            at += len(block)
+            file.seek(at)
+            before = data[-3:]
+
+
+def _check_heap(file: Any, start: int, most: int) -> int:
+    """How many items the heap at `start` has, if one is there."""
+    file.seek(start)
+    head = file.read(_HEAP.size)
+    version, size = _HEAP.unpack(head)[1:] if len(head) == _HEAP.size else (0, 0)
+    place = _HEAP.size
+    for items in range(most):
+        if version != 1 or place + _HEAP_ITEM.size > size:
+            return items + 1
+        file.seek(start + place)
+        item = file.read(_HEAP_ITEM.size)
+        if len(item) < _HEAP_ITEM.size:
+            return items + 1
+        number, length = _HEAP_ITEM.unpack(item)
+        step = _HEAP_ITEM.size + -(-length // 8) * 8 if number else length
+        if step in (0, 1 << 64):  # HDF5 adds up in 64 bits
+            raise ValueError(f"its texts are damaged: a heap at byte {start} goes round for ever")
+        place += step % (1 << 64)
+    raise ValueError(f"its texts have more than {HEAP_ITEMS} items")
+
+
 def check_model(path: str) -> None:
     """ValueError unless the HDF5 file is a tree of plain numbers and text of a model's size.
 
@@ -96,6 +143,7 @@ def check_model(path: str) -> None:
     """
     import h5py
 
+    check_heaps(path)
     with h5py.File(path, "r", locking=False) as file:
         left, seen, text = MODEL_LIMIT, {_address(h5py, file)}, TEXT_LIMIT
         waiting = [file]
