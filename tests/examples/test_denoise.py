@@ -172,6 +172,18 @@ def test_bands_are_steep():
     assert max(step.max() for step in steps) > 1  # 20 dB from one hertz to the next
 
 
+def test_unheard_noises_are_measured_for_each_kind(data):
+    command = [sys.executable, EXAMPLE / "unheard.py", "--data", data, "--mixes", "1"]
+    done = subprocess.run(
+        [*command, SHIPPED / "sparse.safetensors"],
+        check=True, timeout=100, capture_output=True, text=True,
+    )  # fmt: skip
+
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 + 9
+    assert all(np.isfinite(float(line.split("|")[2])) for line in lines[2:])
+
+
 def test_spectra_give_the_wave_back_at_both_ends_too():
     import torch
     from network import spectra, waves_of
@@ -306,6 +318,14 @@ def test_averaged_checkpoints_lie_between_and_can_be_loaded(tmp_path):
     assert load_network(paths[2]).shape.width == 12
     with pytest.raises(SystemExit, match="one shape"):
         average(first, second | {"shape": shape | {"layers": 3}}, 0.5)
+
+    subprocess.run([*script, "--sparsity", "0.6"], check=True, timeout=100)
+    left = torch.load(paths[2], weights_only=True)["network"]
+    matrices = [name for name, value in between["network"].items() if value.ndim == 2]
+    kept = sum(int((left[name] != 0).sum()) for name in matrices)
+    assert kept / sum(left[name].numel() for name in matrices) == pytest.approx(0.4, abs=0.02)
+    for name, value in left.items():
+        assert torch.equal(value[value != 0], between["network"][name][value != 0])
 
 
 def test_pruning_leaves_the_share_asked_for_and_takes_complex_pairs_together():
