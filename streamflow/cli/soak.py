@@ -141,7 +141,18 @@ def _survivor_lines(found: dict[str, Any]) -> list[str]:
 
     if not found["survivors"]:
         return ["survivors: no process lived long enough to say whether it grows"]
-    rows = [["survivor", "minutes", "MiB reserved", "MiB/min", "fds", "fds/min", "threads", "threads/min"]]
+    rows = [
+        [
+            "survivor",
+            "minutes",
+            "MiB reserved",
+            "MiB/min",
+            "fds",
+            "fds/min",
+            "threads",
+            "threads/min",
+        ]
+    ]
     for name, one in found["survivors"].items():
         cells = [f"{one['minutes']:.1f}"]
         for what in ("memory_mib", "fds", "threads"):

@@ -165,6 +165,16 @@ def network_of_many_texts(path: Path) -> None:
         file.write(struct.pack("<4sB3xQ", b"GCOL", 1, 16 + len(items)) + items)
 
 
+def hdf5_whose_texts_lie_far_away(path: Path) -> None:
+    hdf5(path, shape=(4,))
+    with h5py.File(path, "a") as file:
+        file.attrs["geometry"] = "32x24"
+    damage_first_text(path, 1, 1 << 63)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<Q", data, data.index(b"GCOL") + 8, (1 << 64) - 1)
+    path.write_bytes(data)
+
+
 def hdf5_whose_texts_go_round(path: Path) -> None:
     hdf5(path, shape=(4,))
     with h5py.File(path, "a") as file:
@@ -233,6 +243,7 @@ BOMBS: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
         (EVENTS, ".h5", hdf5_of_huge_chunks, "has chunks of 2147483648 bytes"),
         (EVENTS, ".h5", hdf5_whose_chunk_inflates, "a chunk that becomes more than its 512 bytes"),
         (EVENTS, ".h5", hdf5_whose_texts_go_round, "goes round for ever"),
+        (EVENTS, ".h5", hdf5_whose_texts_lie_far_away, "cannot be read"),
         (EVENTS, ".csv", csv_without_lines, "a line of over"),
         (EVENTS, ".aedat4", aedat4_with_a_huge_header, "which the file does not have"),
         (EVENTS, ".aedat4", aedat4_with_a_long_header, "over 1048576"),

@@ -7,6 +7,7 @@ gigabytes. What is too large is refused here before anything is allocated for it
 from __future__ import annotations
 
 import math
+import os
 import struct
 import zipfile
 import zlib
@@ -119,15 +120,13 @@ def _check_heap(file: Any, start: int, most: int) -> int:
     file.seek(start)
     head = file.read(_HEAP.size)
     version, size = _HEAP.unpack(head)[1:] if len(head) == _HEAP.size else (0, 0)
+    size = min(size, os.fstat(file.fileno()).st_size - start)
     place = _HEAP.size
     for items in range(most):
         if version != 1 or place + _HEAP_ITEM.size > size:
             return items + 1
         file.seek(start + place)
-        item = file.read(_HEAP_ITEM.size)
-        if len(item) < _HEAP_ITEM.size:
-            return items + 1
-        number, length = _HEAP_ITEM.unpack(item)
+        number, length = _HEAP_ITEM.unpack(file.read(_HEAP_ITEM.size))
         step = _HEAP_ITEM.size + -(-length // 8) * 8 if number else length
         if step in (0, 1 << 64):  # HDF5 adds up in 64 bits
             raise ValueError(f"its texts are damaged: a heap at byte {start} goes round for ever")
