@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="val", choices=("train", "val", "test"))
     parser.add_argument("--mixes", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=99, help="of the mixes")
     parser.add_argument("--precision", default="f32", choices=("f32", "w8a16", "w8a8"))
     parser.add_argument("--dnsmos", action="store_true")
     parser.add_argument("--json", type=Path, help="where to write all figures")
@@ -126,7 +127,9 @@ def main() -> None:
         model = read_model(path)
         clean = cleaner(model, options.precision)
         told = summary(
-            gains(fixed_mixes(options.data, options.split, options.mixes), clean, dnsmos)
+            gains(
+                fixed_mixes(options.data, options.split, options.mixes, options.seed), clean, dnsmos
+            )
         )
         loud = fixed_mixes(options.data, options.split, LOUD_COUNT, LOUD_SEED, snrs_db=(LOUD_DB,))
         told["at_20_dB"] = summary(gains(loud, clean))["gain"]

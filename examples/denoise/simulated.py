@@ -59,7 +59,7 @@ class SimulatedNoises:
         if random.random() < 0.5:  # vibrato, or the roughness of an engine
             rate, depth = random.uniform(3, 40), random.uniform(0, 0.15)
             phase += depth * np.sin(2 * np.pi * rate * np.arange(self.samples) / RATE)
-        # harmonics as steep as they come: a pulse train through a random exponent
+        # harmonics, each `sharp` times as strong as the one below it: a geometric series
         sharp = np.float32(random.uniform(0, 0.97))
         circle = np.exp(2j * np.pi * phase).astype(np.complex64)
         wave = np.asarray((circle / (1 - sharp * circle)).real, np.float32)
